@@ -1,0 +1,3 @@
+"""proxtune: a pretrained language model becomes a served, aligned one."""
+
+__version__ = "0.1.0"
