@@ -1,0 +1,31 @@
+"""The public maths: pure functions on tensors, which import torch and nothing of ours."""
+
+from proxtune.objectives.masked import masked_mean, token_entropy, whiten
+from proxtune.objectives.ppo import (
+    clipped_policy_loss,
+    clipped_value_loss,
+    gae,
+    kl_estimate,
+    kl_penalty_loss,
+    kl_shaped_rewards,
+    next_kl_coef,
+)
+from proxtune.objectives.preference import dpo_loss
+from proxtune.objectives.reward import bradley_terry_loss
+from proxtune.objectives.sft import sft_loss
+
+__all__ = [
+    "bradley_terry_loss",
+    "clipped_policy_loss",
+    "clipped_value_loss",
+    "dpo_loss",
+    "gae",
+    "kl_estimate",
+    "kl_penalty_loss",
+    "kl_shaped_rewards",
+    "masked_mean",
+    "next_kl_coef",
+    "sft_loss",
+    "token_entropy",
+    "whiten",
+]
