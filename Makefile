@@ -1,0 +1,58 @@
+# `make` lists what there is. Everything runs from .venv, which the first target that needs it builds.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE := 1
+export OMP_NUM_THREADS := 1
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv: .venv/stamp ## make the virtual environment, pinned as CI has it
+.venv/stamp: pyproject.toml requirements/pins.txt requirements/demo.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint requirements/pins.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-deps --requirement requirements/demo.txt
+	@touch $@
+
+demo: .venv ## the whole road on one small model: SFT, reward, PPO, report
+	$(BIN)/proxtune demo
+
+check: lint types layers ## what to run before each commit: under 90 seconds
+	$(BIN)/pytest -q -m "not slow and not nightly"
+
+test: lint types layers ## everything that CI runs
+	CI=true $(BIN)/pytest -q
+
+nightly: .venv ## the long tests: many kills, long fuzzing, soak
+	CI=true HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -q -m nightly
+
+lint: .venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv
+	$(BIN)/mypy
+
+layers: .venv
+	$(BIN)/lint-imports
+
+fix: .venv ## format, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+results: .venv ## list the records that are older than what they measure
+	$(BIN)/python -m tools.records stale
+
+tables: .venv ## write the figures of README and docs again from the records
+	$(BIN)/python -m tools.records tables
+
+pins: .venv ## write requirements/pins.txt again from .venv
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements/pins.txt
+
+clean: ## remove caches and builds (.venv and runs stay)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.PHONY: help .venv demo check test nightly lint types layers fix results tables pins clean
+.DEFAULT_GOAL := help
