@@ -1,0 +1,109 @@
+"""A causal language model as RLHF needs it: a trunk that makes hidden states, and a head that reads them."""
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from proxtune.data.tokenizer import stop_ids
+from proxtune.errors import ModelError
+
+
+@dataclass
+class LanguageModel:
+    """A transformers model, its tokenizer, and the adapter that this run trains, if any."""
+
+    module: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    adapter: LoraModel | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.device
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.module.config.get_text_config().hidden_size)
+
+    @property
+    def context(self) -> int:
+        """The longest sequence the model was made for, in tokens."""
+        return int(self.module.config.get_text_config().max_position_embeddings)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        return stop_ids(self.tokenizer)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained ones."""
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    def hidden(self, ids: Tensor, *, positions: Tensor | None = None, mask: Any = None, cache: Any = None) -> Tensor:
+        """Hidden states [B, S, H] of the trunk.
+
+        Without a mask attention is causal, so right padding needs none: no real token sees what comes after it.
+
+        Args:
+            ids, positions: [B, S]; mask: [B, 1, S, K] bool (or one for each kind of layer, see `rollouts.cache`).
+        """
+        return self.module.base_model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., H] -> [..., V] in float32."""
+        logits = self.module.get_output_embeddings()(hidden).float()
+        cap = getattr(self.module.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @contextmanager
+    def as_reference(self) -> Iterator["LanguageModel"]:
+        """The weights as they stood when the run began: the same ones with this run's adapter off."""
+        assert self.adapter is not None
+        self.adapter.disable_adapter_layers()
+        try:
+            with torch.no_grad():
+                yield self
+        finally:
+            self.adapter.enable_adapter_layers()
+
+    def frozen_copy(self) -> "LanguageModel":
+        """A copy of its own that is never trained."""
+        return LanguageModel(copy.deepcopy(self.module).requires_grad_(False), self.tokenizer)
+
+    def save(self, folder: Path) -> None:
+        """Write an ordinary model folder (safetensors, adapter merged in) that transformers and `load` read."""
+        module = self.module if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
+        module.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def weight_hash(module: nn.Module) -> str:
+    """SHA-256 over the names and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_head(model: LanguageModel) -> None:
+    """Refuse an architecture that does something to its logits that `LanguageModel.logits` does not."""
+    ids = torch.arange(8, device=model.device)[None] % model.module.config.get_text_config().vocab_size
+    with torch.no_grad():
+        ours = model.logits(model.hidden(ids))
+        theirs = model.module(input_ids=ids).logits.float()
+    gap = float((ours - theirs).abs().max())
+    if gap > 1e-3 * max(1.0, float(theirs.abs().max())):
+        raise ModelError(
+            f"{type(model.module).__name__} changes its logits after the head (largest difference {gap:.3g}); expected logits = "
+            "head(hidden states), with an optional final soft cap. This architecture cannot be trained here yet"
+        )

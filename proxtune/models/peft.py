@@ -1,0 +1,71 @@
+"""Which weights a run trains: all of them, or low-rank adapters (LoRA, through the peft library)."""
+
+from typing import Literal
+
+from peft import LoraConfig, LoraModel
+from pydantic import Field, PositiveInt
+from torch import nn
+
+from proxtune.config import Section
+from proxtune.errors import ModelError
+from proxtune.models.language_model import LanguageModel
+
+
+class TuningConfig(Section):
+    """`tuning`: which weights are trained."""
+
+    kind: Literal["full", "lora"] = Field("lora", description="full: every weight; lora: low-rank adapters beside frozen weights")
+    rank: PositiveInt = Field(16, description="LoRA rank r")
+    alpha: float = Field(32.0, gt=0, description="LoRA scale: the update is alpha / rank · BA")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapter (supervised training only; RL sets it to 0)")
+    top_layers: PositiveInt | None = Field(None, description="adapt only the top n blocks; nothing is back-propagated below them")
+
+    def problems(self) -> list[tuple[str, str]]:
+        if self.kind == "full" and self.top_layers is not None:
+            return [("top_layers", "only LoRA can be limited to the top blocks; set tuning.kind=lora or remove tuning.top_layers")]
+        return []
+
+
+def tune(model: LanguageModel, config: TuningConfig) -> LanguageModel:
+    """Make `model` trainable as `config` says, in place.
+
+    Raises:
+        ModelError: fewer blocks than `top_layers` asks for.
+    """
+    if config.kind == "full":
+        model.module.requires_grad_(True)
+        return model
+    blocks = int(model.module.config.get_text_config().num_hidden_layers)
+    if config.top_layers is not None and config.top_layers > blocks:
+        raise ModelError(f"tuning.top_layers is {config.top_layers}, but the model has {blocks} blocks; set at most {blocks}")
+    lora = LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="all-linear",
+        layers_to_transform=None if config.top_layers is None else list(range(blocks - config.top_layers, blocks)),
+        layers_pattern=None if config.top_layers is None else _block_list(model.module),
+    )
+    model.adapter = LoraModel(model.module, lora, "default")
+    return model
+
+
+def disable_dropout(module: nn.Module) -> None:
+    """Set every dropout to p = 0, so that the sampler and the trainer are the same function in train mode too.
+
+    `eval()` would do it as well, but it also turns off gradient checkpointing.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+        for name in ("attention_dropout", "dropout", "activation_dropout"):
+            if isinstance(getattr(part, name, None), float):
+                setattr(part, name, 0.0)
+
+
+def _block_list(module: nn.Module) -> str:
+    """The name of the module list that holds the blocks: "layers", "h", …"""
+    lists = [(len(m), name) for name, m in module.named_modules() if isinstance(m, nn.ModuleList)]
+    if not lists:
+        raise ModelError(f"{type(module).__name__} has no list of blocks; remove tuning.top_layers")
+    return max(lists)[1].rpartition(".")[2]

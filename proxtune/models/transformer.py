@@ -1,0 +1,134 @@
+"""Our own small decoder, for training from scratch: pre-norm blocks, rotary positions, GELU, tied embeddings.
+
+It is registered with transformers, so that loading, saving, adapters and caches work as for any model from a hub.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+
+class TransformerConfig(PreTrainedConfig):
+    """Sizes of a `Transformer`; `hidden_size` is a multiple of 2 · `num_attention_heads`."""
+
+    model_type = "proxtune-transformer"
+
+    vocab_size: int = 4096
+    hidden_size: int = 256
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 4
+    max_position_embeddings: int = 512
+    dropout: float = 0.0
+    tie_word_embeddings: bool = True
+
+
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864): turn each pair (x_i, x_{i+d/2}) by positions · 10000^(−2i/d).
+
+    Args:
+        x: [B, heads, S, d]; positions: [B, S].
+    """
+    half = x.shape[-1] // 2
+    frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = (positions[:, None, :, None] * frequency).to(x.dtype)
+    cos, sin = angle.cos(), angle.sin()
+    left, right = x[..., :half], x[..., half:]
+    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.heads, self.dropout = layer, config.num_attention_heads, config.dropout
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = (y.view(batch, length, self.heads, -1).transpose(1, 2) for y in self.qkv(x).chunk(3, dim=-1))
+        q, k = rotate(q, positions), rotate(k, positions)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout)
+        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+
+
+class Block(nn.Module):
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.RMSNorm(config.hidden_size), nn.RMSNorm(config.hidden_size)
+        self.attention = Attention(config, layer)
+        self.up = nn.Linear(config.hidden_size, 4 * config.hidden_size, bias=False)
+        self.down = nn.Linear(4 * config.hidden_size, config.hidden_size, bias=False)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+        x = x + self.drop(self.attention(self.norm1(x), positions, mask, cache))
+        return x + self.drop(self.down(F.gelu(self.up(self.norm2(x)))))
+
+
+class TransformerBase(PreTrainedModel):
+    config_class = TransformerConfig
+    base_model_prefix = "model"
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+
+
+class TransformerTrunk(TransformerBase):
+    """Token ids to hidden states."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        **_: Any,
+    ) -> BaseModelOutputWithPast:
+        """`attention_mask` is None (causal) or [B, 1, S, K] bool, True where a query may look."""
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        x = self.embed(input_ids)
+        for block in self.layers:
+            x = block(x, position_ids, attention_mask, past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
+
+
+class Transformer(TransformerBase):
+    """The trunk with a language-model head tied to its embedding."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed.weight"}
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.model = TransformerTrunk(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    def forward(self, input_ids: Tensor, **kwargs: Any) -> CausalLMOutputWithPast:
+        return CausalLMOutputWithPast(logits=self.lm_head(self.model(input_ids, **kwargs).last_hidden_state))
+
+
+AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
+AutoModel.register(TransformerConfig, TransformerTrunk)
+AutoModelForCausalLM.register(TransformerConfig, Transformer)

@@ -1,0 +1,1 @@
+"""Rewards: anything that gives each response one number."""

@@ -1,0 +1,51 @@
+"""Several rewards as one, and one reward on a steady scale."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from proxtune.rewards.base import Answers, Reward
+
+
+class WeightedSum:
+    """Σ weight · reward. `parts` keeps the last unweighted scores of each, for the curves."""
+
+    name = "sum"
+
+    def __init__(self, rewards: list[tuple[Reward, float]]) -> None:
+        self.rewards = rewards
+        self.parts: dict[str, Tensor] = {}
+
+    def __call__(self, answers: Answers) -> Tensor:
+        self.parts = {reward.name: reward(answers) for reward, _ in self.rewards}
+        return torch.stack([weight * self.parts[reward.name] for reward, weight in self.rewards]).sum(0)
+
+
+class RunningScale:
+    """Divide scores by the standard deviation of all scores so far; the mean stays (advantages are centred later).
+
+    Mean and variance by Chan et al. 1979, in float64.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.m2 = 0, 0.0, 0.0
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """[B] -> [B]; unchanged until two scores differ."""
+        batch = scores.double()
+        count, mean = len(batch), float(batch.mean())
+        total, gap = self.count + count, mean - self.mean
+        self.m2 += float(((batch - mean) ** 2).sum()) + gap**2 * self.count * count / total
+        self.mean += gap * count / total
+        self.count = total
+        deviation = math.sqrt(self.m2 / self.count)
+        return scores / deviation if deviation > 0 else scores
+
+    def state(self) -> dict[str, Any]:
+        return {"count": self.count, "mean": self.mean, "m2": self.m2}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.count, self.mean, self.m2 = state["count"], state["mean"], state["m2"]

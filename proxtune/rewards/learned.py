@@ -1,0 +1,35 @@
+"""A trained reward model as a reward."""
+
+import torch
+from torch import Tensor
+
+from proxtune.data.collate import Tokens, collate
+from proxtune.errors import RewardError
+from proxtune.models.heads import RewardModel
+from proxtune.models.score import rewards
+from proxtune.rewards.base import Answers, checked
+
+
+class LearnedReward:
+    """Score answers with a reward model: on the sampled tokens where policy and reward model share a tokenizer, else on the text."""
+
+    def __init__(self, model: RewardModel, *, same_tokenizer: bool, name: str = "model", rows_at_once: int = 32) -> None:
+        self.model, self.same_tokenizer, self.name, self.rows_at_once = model, same_tokenizer, name, rows_at_once
+
+    @torch.no_grad()
+    def __call__(self, answers: Answers) -> Tensor:
+        tokens = answers.tokens if self.same_tokenizer else self._encode(answers)
+        longest = int((tokens.prompt_lengths + tokens.response_lengths).max())
+        if longest > self.model.max_length:
+            raise RewardError(
+                f"an answer of {longest} tokens (prompt included) is longer than the {self.model.max_length} that the reward model was "
+                "trained on; set a smaller rollout.max_new_tokens or train the reward model with a larger data.max_length"
+            )
+        rows = torch.arange(len(tokens), device=tokens.prompt_ids.device).split(self.rows_at_once)
+        return checked(self.name, torch.cat([rewards(self.model, tokens[part]) for part in rows]), len(tokens))
+
+    def _encode(self, answers: Answers) -> Tokens:
+        encode = self.model.lm.tokenizer.encode
+        prompts = [encode(text) for text in answers.prompts]
+        responses = [encode(text, add_special_tokens=False) for text in answers.responses]
+        return collate(prompts, responses).to(self.model.lm.device)

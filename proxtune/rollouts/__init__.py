@@ -1,0 +1,1 @@
+"""Rollouts: how responses are sampled, and the record that keeps what the sampler knew."""

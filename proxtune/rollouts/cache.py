@@ -1,0 +1,66 @@
+"""A preallocated key/value cache in which every row has its own length.
+
+Row b keeps its sequence in slots 0, 1, 2, …, without left padding, so rows of different lengths share a batch, leave it when they are
+done, and can be joined by others.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from proxtune.models.language_model import LanguageModel
+
+
+class RowCache(Cache):
+    """Keys and values [B, heads, slots, d] for each layer; a forward pass writes at `positions` and reads slots below `limit`."""
+
+    def __init__(self, slots: int) -> None:
+        super().__init__(layers=[])
+        self.slots = slots
+        self.keys: list[Tensor] = []
+        self.stored: list[Tensor] = []
+        self.positions = torch.empty(0)
+        self.limit = 0
+
+    def place(self, positions: Tensor) -> None:
+        """Say where the next pass writes. positions: [B, S]."""
+        self.positions, self.limit = positions, int(positions.max()) + 1
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if layer_idx == len(self.keys):
+            batch, heads, _, width = key_states.shape
+            self.keys.append(key_states.new_zeros(batch, heads, self.slots, width))
+            self.stored.append(value_states.new_zeros(batch, heads, self.slots, value_states.shape[-1]))
+        keys, stored = self.keys[layer_idx], self.stored[layer_idx]
+        rows = torch.arange(keys.shape[0], device=keys.device)[:, None]
+        keys[rows, :, self.positions] = key_states.transpose(1, 2)
+        stored[rows, :, self.positions] = value_states.transpose(1, 2)
+        return keys[:, :, : self.limit], stored[:, :, : self.limit]
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these."""
+        self.keys = [x[rows] for x in self.keys]
+        self.stored = [x[rows] for x in self.stored]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions are always passed explicitly; transformers asks all the same."""
+        return self.limit
+
+
+def attend(model: LanguageModel, cache: RowCache, positions: Tensor) -> Any:
+    """The attention mask of a pass at `positions` [B, S]: each query sees the slots up to its own.
+
+    Returns:
+        [B, 1, S, limit] bool, or one for each kind of layer where the model mixes full and sliding attention.
+    """
+    config = model.module.config.get_text_config()
+    back = positions[:, None, :, None] - torch.arange(cache.limit, device=positions.device)
+    full = back >= 0
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    near = full if window is None else full & (back < window)
+    if "sliding_attention" in kinds:
+        return {"full_attention": full, "sliding_attention": near}
+    return full if kinds == {"full_attention"} or getattr(config, "use_sliding_window", True) is False else near

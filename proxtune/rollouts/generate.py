@@ -1,0 +1,49 @@
+"""Sampling without a cache: the whole sequence is run again for every token. Slow, obvious, and the oracle of every other sampler."""
+
+import torch
+from torch import Tensor
+
+from proxtune.data.collate import collate
+from proxtune.models.heads import ScalarHead
+from proxtune.models.language_model import LanguageModel
+from proxtune.objectives import token_entropy
+from proxtune.rollouts.rollout import Rollout
+from proxtune.rollouts.sampling import SamplingConfig, next_tokens
+
+
+@torch.no_grad()
+def generate(
+    model: LanguageModel,
+    prompts: list[list[int]],
+    config: SamplingConfig,
+    *,
+    uniforms: Tensor,
+    head: ScalarHead | None = None,
+) -> Rollout:
+    """Answer each prompt by itself, one token at a time. See `Sampler` for the arguments."""
+    size = (len(prompts), config.max_new_tokens)
+    logprobs, entropy, values = (torch.zeros(size, device=model.device) for _ in range(3))
+    responses: list[list[int]] = []
+    for row, prompt in enumerate(prompts):
+        ids = list(prompt)
+        for t in range(config.max_new_tokens):
+            hidden = model.hidden(torch.tensor([ids], device=model.device))[:, -1]
+            logits = model.logits(hidden)
+            token, logprob = next_tokens(logits, uniforms[row : row + 1, t], config, [ids])
+            logprobs[row, t] = logprob
+            entropy[row, t] = token_entropy(logits / (config.temperature or 1.0))
+            if head is not None:
+                values[row, t] = head(hidden)
+            ids.append(int(token))
+            if ids[-1] in model.stop_ids:
+                break
+        responses.append(ids[len(prompt) :])
+    tokens = collate(prompts, responses).to(model.device)
+    width = tokens.response_ids.shape[1]
+    return Rollout(
+        tokens=tokens,
+        truncated=torch.tensor([answer[-1] not in model.stop_ids for answer in responses], device=model.device),
+        logprobs=logprobs[:, :width],
+        entropy=entropy[:, :width],
+        values=None if head is None else values[:, :width],
+    )

@@ -1,0 +1,93 @@
+"""From logits to the next token: the distribution, and one reproducible draw for each row."""
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from proxtune.config import Section
+from proxtune.errors import GenerationError
+from proxtune.runs import derive_seed
+
+
+class SamplingConfig(Section):
+    """`rollout`: how responses are sampled. In training only the temperature may shape the distribution."""
+
+    max_new_tokens: PositiveInt = Field(64, description="length limit of a response, in tokens")
+    temperature: float = Field(1.0, ge=0, description="logits are divided by it; 0 takes the likeliest token (not in training)")
+    top_k: int = Field(0, ge=0, description="keep the k likeliest tokens; 0 keeps all (chat and evaluation only)")
+    top_p: float = Field(1.0, gt=0, le=1, description="keep the likeliest tokens of this total mass (chat and evaluation only)")
+    repetition_penalty: float = Field(1.0, gt=0, description="divide the logits of tokens already there (chat and evaluation only)")
+
+
+def training_problems(config: SamplingConfig) -> list[tuple[str, str]]:
+    """What a rollout that is trained on cannot have: the ratio π/π_old would compare two different distributions."""
+    why = "the policy would be trained on a distribution that the sampler did not draw from"
+    neutral = {"top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+    problems = [
+        (name, f"is {getattr(config, name)}, but {why}; set {name}={value}")
+        for name, value in neutral.items()
+        if getattr(config, name) != value
+    ]
+    if config.temperature == 0:
+        problems.append(("temperature", "is 0, but greedy rollouts explore nothing; set temperature=1.0"))
+    return problems
+
+
+def row_uniforms(seed: int, purpose: str, step: int, rows: Sequence[int], length: int) -> Tensor:
+    """[B, length] float64 draws in [0, 1), one generator a row, so that a row's tokens do not depend on its neighbours."""
+    draws = [
+        torch.rand(length, dtype=torch.float64, generator=torch.Generator().manual_seed(derive_seed(seed, purpose, step, row)))
+        for row in rows
+    ]
+    return torch.stack(draws)
+
+
+def next_tokens(logits: Tensor, uniforms: Tensor, config: SamplingConfig, seen: list[list[int]] | None = None) -> tuple[Tensor, Tensor]:
+    """Draw one token a row by inverse CDF.
+
+    Args:
+        logits: [B, V] float32; uniforms: [B] in [0, 1), unused when greedy.
+        seen: the tokens already in each row, for the repetition penalty.
+
+    Returns:
+        (tokens [B], log-probs [B] under softmax(logits / temperature)).
+
+    Raises:
+        GenerationError: a logit is NaN or +inf, with the number of the row.
+    """
+    bad = ~(logits.max(-1).values.isfinite() & ~logits.isnan().any(-1))
+    if bad.any():
+        raise GenerationError(f"the model's logits are not finite in row {int(bad.nonzero()[0])} of the batch; its weights may have diverged")
+    if config.temperature == 0:
+        tokens = _filtered(logits, config, seen).argmax(-1)
+        return tokens, logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+    logprobs = (logits / config.temperature).log_softmax(-1)
+    drawn_from = _filtered(logits, config, seen).div(config.temperature).log_softmax(-1) if _filters(config) else logprobs
+    cumulative = drawn_from.double().exp().cumsum(-1)
+    # Scaling by the total, not 1, makes the last token with any mass the largest that can be drawn.
+    tokens = torch.searchsorted(cumulative, (uniforms.to(logits.device) * cumulative[:, -1])[:, None], right=True)[:, 0]
+    tokens = tokens.clamp(max=logits.shape[-1] - 1)
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+def _filters(config: SamplingConfig) -> bool:
+    return config.top_k > 0 or config.top_p < 1 or config.repetition_penalty != 1
+
+
+def _filtered(logits: Tensor, config: SamplingConfig, seen: list[list[int]] | None) -> Tensor:
+    if config.repetition_penalty != 1 and seen is not None:
+        logits = logits.clone()
+        for row, ids in enumerate(seen):
+            known = torch.tensor(sorted(set(ids)), device=logits.device)
+            value = logits[row, known]
+            logits[row, known] = torch.where(value > 0, value / config.repetition_penalty, value * config.repetition_penalty)
+    if config.top_k > 0:
+        kth = logits.topk(min(config.top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if config.top_p < 1:
+        ordered, order = logits.div(max(config.temperature, 1e-6)).softmax(-1).sort(descending=True)
+        drop = ordered.cumsum(-1) - ordered >= config.top_p
+        logits = logits.masked_fill(drop.gather(-1, order.argsort(-1)), -torch.inf)
+    return logits

@@ -1,0 +1,115 @@
+"""One optimiser step: schedule, clip, refuse what is not finite, move."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from proxtune.config import Section
+from proxtune.errors import ProxtuneError
+
+
+class OptimConfig(Section):
+    """`optim`: AdamW and its schedule."""
+
+    learning_rate: float = Field(2e-4, gt=0, description="peak learning rate")
+    beta1: float = Field(0.9, ge=0, lt=1, description="decay of Adam's first moment")
+    beta2: float = Field(0.95, ge=0, lt=1, description="decay of Adam's second moment")
+    eps: float = Field(1e-5, gt=0, description="Adam's ε; 1e-5 as in every PPO since Baselines")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="from the peak to 0, or constant")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the rate rises from 0 to its peak")
+    max_grad_norm: float = Field(1.0, gt=0, description="the gradient of each group is scaled down to this norm")
+
+
+def schedule_factor(step: int, total: int, config: OptimConfig) -> float:
+    """The learning rate at `step` (0, 1, …, total − 1) over its peak."""
+    warmup = math.ceil(config.warmup * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.schedule == "constant":
+        return 1.0
+    left = 1 - (step - warmup) / max(total - warmup, 1)
+    return left if config.schedule == "linear" else (1 - math.cos(math.pi * left)) / 2
+
+
+class Optimizer:
+    """AdamW over named groups of weights, each with its own rate and its own gradient norm.
+
+    The rate is a function of the step number alone, so a resumed run needs no scheduler state.
+
+    Args:
+        groups: name -> weights; an empty group is left out.
+        rates: peak learning rates that differ from `config.learning_rate`.
+        total: steps of the whole run, for the schedule; 0 keeps the rates constant.
+    """
+
+    patience = 3  # non-finite steps in a row that are skipped before the run stops
+
+    def __init__(
+        self,
+        groups: Mapping[str, Sequence[nn.Parameter]],
+        config: OptimConfig,
+        *,
+        total: int = 0,
+        rates: Mapping[str, float] | None = None,
+    ) -> None:
+        self.config, self.total = config, total
+        self.groups = {name: list(weights) for name, weights in groups.items() if weights}
+        self.peaks = {name: (rates or {}).get(name, config.learning_rate) for name in self.groups}
+        self.skipped_in_a_row = 0
+        self.adam = torch.optim.AdamW(
+            [{"params": weights, "lr": self.peaks[name]} for name, weights in self.groups.items()],
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def begin(self, step: int) -> None:
+        """Set the rates of this step."""
+        factor = schedule_factor(min(step, self.total - 1), self.total, self.config) if self.total else 1.0
+        for group, peak in zip(self.adam.param_groups, self.peaks.values(), strict=True):
+            group["lr"] = peak * factor
+
+    def apply(self) -> dict[str, float]:
+        """Clip, move, and forget the gradients.
+
+        A gradient that is not finite moves nothing; the third such step in a row stops the run.
+
+        Returns:
+            The gradient norm of each group before clipping, `gradient/<group>`, and `gradient/skipped`, 1.0 or 0.0.
+        """
+        norms = {
+            name: float(nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm)) for name, weights in self.groups.items()
+        }
+        finite = all(math.isfinite(norm) for norm in norms.values())
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+        if finite:
+            self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        if self.skipped_in_a_row >= self.patience:
+            raise ProxtuneError(
+                f"the gradient was not finite {self.patience} steps in a row ({norms}); nothing was moved by them. Lower "
+                "optim.learning_rate, or look for a reward or a value that explodes"
+            )
+        return {f"gradient/{name}": norm for name, norm in norms.items()} | {"gradient/skipped": float(not finite)}
+
+    @property
+    def learning_rate(self) -> float:
+        """That of the first group, now."""
+        return float(self.adam.param_groups[0]["lr"])
+
+    def state(self) -> dict[str, Any]:
+        """Adam's moments and step counts, and the count of skipped steps."""
+        moments = {str(i): dict(moment) for i, moment in self.adam.state_dict()["state"].items()}
+        return {"moments": moments, "skipped_in_a_row": self.skipped_in_a_row}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state` was taken."""
+        whole = self.adam.state_dict()
+        self.adam.load_state_dict(whole | {"state": {int(i): dict(moment) for i, moment in state["moments"].items()}})
+        self.skipped_in_a_row = state["skipped_in_a_row"]
