@@ -109,7 +109,7 @@ class Run:
         if not self.manifest_path.exists():
             return {}
         try:
-            manifest = json.loads(self.manifest_path.read_text())
+            manifest = json.loads(self.manifest_path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise DataError(f"{self.manifest_path} is not JSON: {error}") from error
         if not isinstance(manifest, dict):
@@ -202,7 +202,7 @@ def _refuse_taken(path: Path, *, resume: bool) -> None:
     """Raise ConfigError if `path` holds a run that we are not to resume, or anything but a run."""
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file; a run needs a folder of its own: choose another name")
-    if not path.exists() or all(entry.name == LOCK for entry in path.iterdir()):
+    if not path.exists() or all(entry.name.startswith(".") for entry in path.iterdir()):
         return
     if not _is_run(path):
         raise ConfigError(f"{path} holds files that are not a run's (it has no {CONFIG}): choose another name")
