@@ -23,7 +23,6 @@ _EXPECTED = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "text (in quotes if it looks like a number)",
-    "path_type": "a path",
     "none_required": "null",
     "model_type": "a section of keys",
     "dict_type": "a mapping of keys to values",

@@ -14,7 +14,13 @@ from pydantic_core import PydanticCustomError, to_jsonable_python
 class Section(BaseModel):
     """One part of a configuration. Unknown keys are refused, numbers are finite, and nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="constants",  # what a field of type Any holds is dumped as it is
+        protected_namespaces=(),
+    )
 
     def problems(self) -> Iterable[tuple[str, str]]:
         """Combinations that cannot work, as (key relative to this section, what to set instead)."""

@@ -35,6 +35,13 @@ class _Loader(yaml.SafeLoader):
 class Dumper(yaml.SafeDumper):
     """Quotes all text that version 1.1 or 1.2 would take for something else."""
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Text with line breaks and the like has them escaped: PyYAML's other styles lose some of Unicode's."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=None if data.isprintable() else '"')
+
+
+Dumper.add_representer(str, Dumper.represent_str)
+
 
 def _float(text: str) -> float:
     return float(text.replace(".inf", "inf").replace(".nan", "nan"))
@@ -155,7 +162,7 @@ class Draft:
         for key_node, value_node in node.value:
             mark = source._replace(line=key_node.start_mark.line + 1)
             if not isinstance(key_node, yaml.ScalarNode):
-                self.mistakes.append((mark, f"{dotted(path)}: got a list or mapping as a key, expected plain text"))
+                self.mistakes.append((mark, "got a list or mapping as a key, expected plain text"))
                 continue
             key = key_node.value
             below = (*path, key)
