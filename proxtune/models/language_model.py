@@ -2,9 +2,10 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from proxtune.data.tokenizer import stop_ids
-from proxtune.errors import ModelError
+from proxtune.errors import CheckpointError, ModelError
 
 
 @dataclass
@@ -38,13 +39,14 @@ class LanguageModel:
         """The longest sequence the model was made for, in tokens."""
         return int(self.module.config.get_text_config().max_position_embeddings)
 
-    @property
+    @cached_property
     def stop_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer."""
         return stop_ids(self.tokenizer)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """The trained ones."""
-        return [p for p in self.module.parameters() if p.requires_grad]
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The weights that this run trains, by name."""
+        return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
     def hidden(self, ids: Tensor, *, positions: Tensor | None = None, mask: Any = None, cache: Any = None) -> Tensor:
         """Hidden states [B, S, H] of the trunk.
@@ -84,6 +86,16 @@ class LanguageModel:
         module = self.module if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
         module.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def copy_into(weights: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
+    """Overwrite `weights` with what a checkpoint stored under the same names."""
+    if weights.keys() != stored.keys():
+        odd = sorted(weights.keys() ^ stored.keys())
+        raise CheckpointError(f"the checkpoint holds other weights than this run trains (first difference: {odd[0]}); is the config the same?")
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(stored[name])
 
 
 def weight_hash(module: nn.Module) -> str:

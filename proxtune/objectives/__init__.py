@@ -9,6 +9,7 @@ from proxtune.objectives.ppo import (
     kl_penalty_loss,
     kl_shaped_rewards,
     next_kl_coef,
+    next_penalty_coef,
 )
 from proxtune.objectives.preference import dpo_loss
 from proxtune.objectives.reward import bradley_terry_loss
@@ -25,6 +26,7 @@ __all__ = [
     "kl_shaped_rewards",
     "masked_mean",
     "next_kl_coef",
+    "next_penalty_coef",
     "sft_loss",
     "token_entropy",
     "whiten",

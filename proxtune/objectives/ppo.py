@@ -107,6 +107,19 @@ def next_kl_coef(coef: float, kl: float, *, target: float, horizon: float, batch
     return coef * (1 + error * batch / horizon)
 
 
+def next_penalty_coef(coef: float, kl: float, *, target: float) -> float:
+    """The coefficient of `kl_penalty_loss` after an update that moved by `kl` (Schulman et al. 2017, section 4).
+
+        kl < target / 1.5: halve        kl > 1.5 target: double
+
+    Args:
+        kl, target: KL(π_old ‖ π), nats a token.
+    """
+    if kl < target / 1.5:
+        return coef / 2
+    return coef * 2 if kl > target * 1.5 else coef
+
+
 def clipped_policy_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,

@@ -5,10 +5,17 @@ from collections.abc import Sequence
 import torch
 
 from proxtune.data.collate import Tokens, pad
+from proxtune.data.template import PromptExample, encode_prompt
 from proxtune.models.heads import ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.rollouts.rollout import Rollout, Sampler
 from proxtune.rollouts.sampling import SamplingConfig, row_uniforms
+
+
+def as_prompts(model: LanguageModel, prompts: Sequence[str | PromptExample]) -> list[PromptExample]:
+    """Plain strings encoded as the data layer would; examples as they are."""
+    tokenizer = model.tokenizer
+    return [PromptExample(encode_prompt(tokenizer, p), p, {}, "") if isinstance(p, str) else p for p in prompts]
 
 
 def collect(

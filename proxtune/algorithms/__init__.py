@@ -1,0 +1,1 @@
+"""Algorithms: objects with a `step`, which `fit` drives and anybody may call."""

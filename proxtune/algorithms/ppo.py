@@ -1,0 +1,358 @@
+"""PPO from human feedback.
+
+One step reads as four verbs: *sample* responses to prompts, *score* them, assign *credit* to their tokens, *improve* policy and critic.
+The maths is in `objectives.ppo`, the sampler in `rollouts`, the passes over given tokens in `models.score`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from proxtune.config import Section
+from proxtune.data.collate import Tokens
+from proxtune.data.template import PromptExample
+from proxtune.errors import ConfigError, GenerationError
+from proxtune.models.critic import Critic, CriticConfig, build_critic
+from proxtune.models.language_model import LanguageModel, copy_into
+from proxtune.models.peft import TuningConfig, disable_dropout
+from proxtune.models.score import frozen_logprobs, score
+from proxtune.objectives import (
+    clipped_policy_loss,
+    clipped_value_loss,
+    gae,
+    kl_penalty_loss,
+    kl_shaped_rewards,
+    masked_mean,
+    next_kl_coef,
+    next_penalty_coef,
+    whiten,
+)
+from proxtune.rewards.base import Answers, Reward, as_reward
+from proxtune.rewards.combine import RunningScale
+from proxtune.rollouts.collect import as_prompts, collect
+from proxtune.rollouts.engine import sample
+from proxtune.rollouts.rollout import Rollout, Sampler
+from proxtune.rollouts.sampling import SamplingConfig, training_problems
+from proxtune.runs import derive_seed
+from proxtune.training.metrics import Metrics, Tally, prefixed
+from proxtune.training.optim import OptimConfig, Optimizer
+
+# How far the log-prob of a token may lie between the sampling pass and the training pass, by type of the weights.
+AGREEMENT = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+
+class PPOConfig(Section):
+    """`ppo`: the algorithm."""
+
+    batch_size: PositiveInt = Field(32, description="prompts of a step, one response each")
+    epochs: PositiveInt = Field(4, description="passes over a step's rollout")
+    minibatch_size: PositiveInt = Field(32, description="responses of an optimiser step; divides batch_size")
+    microbatch_size: PositiveInt | None = Field(None, description="responses of a forward pass; divides minibatch_size, changes no result")
+    loss: Literal["clip", "kl_penalty"] = Field("clip", description="clipped surrogate, or surrogate − penalty_coef · KL(old‖new)")
+    clip: float = Field(0.2, gt=0, lt=1, description="the ratio is clipped to 1 − clip …")
+    clip_high: float | None = Field(None, gt=0, description="… and 1 + clip_high; by default clip")
+    aggregate: Literal["token", "sequence"] = Field("token", description="mean over tokens, or over rows of their token means")
+    penalty_coef: float = Field(1.0, gt=0, description="loss=kl_penalty: first coefficient")
+    penalty_target: float | None = Field(0.01, gt=0, description="loss=kl_penalty: KL(old‖new) aimed at, nats a token; null: fixed")
+    value_clip: float | None = Field(0.2, gt=0, description="values move at most this far from the old ones; null: no clipping")
+    value_coef: float = Field(0.1, ge=0, description="weight of the value loss")
+    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount")
+    lam: float = Field(0.95, ge=0, le=1, description="λ of generalised advantage estimation")
+    whiten: bool = Field(True, description="advantages to mean 0 and variance 1 over the whole rollout")
+    kl_coef: float = Field(0.05, ge=0, description="weight of the KL to the reference in the reward; 0 loads no reference")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="estimator of the KL in the reward")
+    kl_target: float | None = Field(None, gt=0, description="adapt kl_coef to this KL, nats a sequence; null: fixed")
+    kl_horizon: float = Field(10_000, gt=0, description="responses over which kl_coef adapts")
+    kl_stop: float | None = Field(None, gt=0, description="end the epochs once KL(old‖new) exceeds it, nats a token")
+    reward_scale: Literal["none", "running"] = Field("none", description="divide scores by their running standard deviation")
+    reward_clip: float | None = Field(10.0, gt=0, description="scores are clipped to ± this; null: not at all")
+    truncation: Literal["none", "penalty", "mask", "bootstrap"] = Field(
+        "none", description="responses cut at the length limit: as any other, get penalty_score, are left out, or end in their value"
+    )
+    penalty_score: float = Field(-1.0, description="truncation=penalty: the score of a response without a stop token")
+
+    def problems(self) -> list[tuple[str, str]]:
+        found = []
+        if self.batch_size % self.minibatch_size:
+            found.append(("minibatch_size", f"{self.minibatch_size} does not divide batch_size={self.batch_size}; set a divisor"))
+        if self.microbatch_size and self.minibatch_size % self.microbatch_size:
+            found.append(("microbatch_size", f"{self.microbatch_size} does not divide minibatch_size={self.minibatch_size}; set a divisor"))
+        if self.kl_target is not None and self.kl_coef == 0:
+            found.append(("kl_coef", "is 0, which an adaptive coefficient can never leave; set ppo.kl_coef above 0 or remove ppo.kl_target"))
+        if self.loss == "kl_penalty" and self.aggregate == "sequence":
+            found.append(("aggregate", "the KL-penalty form is a mean over tokens; set ppo.aggregate=token or ppo.loss=clip"))
+        return found
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What the improvement needs of B responses: all [B, T] but `tokens`."""
+
+    tokens: Tokens
+    mask: Tensor
+    old_logprobs: Tensor
+    old_values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "Experience":
+        rest = (self.mask, self.old_logprobs, self.old_values, self.advantages, self.returns)
+        return Experience(self.tokens[rows], *(x[rows] for x in rest))
+
+
+class PPO:
+    """Proximal policy optimisation (Schulman et al. 2017) of a language model, as in Ziegler et al. 2019.
+
+    Args:
+        policy: with the weights to train marked (`models.peft.tune`).
+        reward: a `Reward`, or any function `f(prompts, responses) -> numbers`.
+        critic: by default a new head on the policy's trunk.
+        reference: what the KL is measured against; by default the policy as it is now (its adapter off, or a copy). Not used, and not
+            made, when `config.kl_coef` is 0.
+        total_steps: of the run, for the learning-rate schedule; 0 keeps the rate constant.
+        sampler: anything that follows `rollouts.rollout.Sampler`.
+    """
+
+    def __init__(
+        self,
+        policy: LanguageModel,
+        reward: Reward | Callable[..., Sequence[float]],
+        config: PPOConfig | None = None,
+        *,
+        rollout: SamplingConfig | None = None,
+        optim: OptimConfig | None = None,
+        critic: Critic | None = None,
+        critic_config: CriticConfig | None = None,
+        reference: LanguageModel | None = None,
+        sampler: Sampler = sample,
+        total_steps: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.policy, self.reward, self.sampler, self.seed = policy, as_reward(reward), sampler, seed
+        self.config, self.rollout, self.critic_config = config or PPOConfig(), rollout or SamplingConfig(), critic_config or CriticConfig()
+        _refuse(self.config.problems() + training_problems(self.rollout))
+        disable_dropout(policy.module)
+        self.critic = critic or build_critic(policy, self.critic_config, TuningConfig())
+        self.reference = reference
+        if reference is None and self.config.kl_coef > 0 and policy.adapter is None:
+            self.reference = policy.frozen_copy()
+        optim = optim or OptimConfig()
+        self.optimizer = Optimizer(
+            {"policy": list(policy.trained().values()), "critic": list(self.critic.trained().values())},
+            optim,
+            total=total_steps,
+            rates={"critic": self.critic_config.learning_rate or 5 * optim.learning_rate},
+        )
+        self.steps, self.kl_coef, self.penalty_coef = 0, self.config.kl_coef, self.config.penalty_coef
+        self.scale = RunningScale()
+        self.last: list[dict[str, Any]] = []
+
+    def step(self, prompts: Sequence[str | PromptExample]) -> Metrics:
+        """One iteration on `prompts`: sample, score, credit, improve. Returns the step's figures by name."""
+        cfg = self.config
+        self.optimizer.begin(self.steps)
+        asked = as_prompts(self.policy, prompts)
+
+        # sample
+        rollout = self.sample(asked)
+        values = self.critic.values(rollout.tokens).detach() if rollout.values is None else rollout.values
+
+        # score
+        answers = self.answers(asked, rollout)
+        raw = self.reward(answers).to(values.device)
+        ref_logprobs = self.reference_logprobs(rollout)
+
+        # credit
+        mask, scores, bootstrap = self.settle_truncation(rollout, self.scaled(raw))
+        rewards = kl_shaped_rewards(
+            scores, rollout.logprobs, ref_logprobs, mask, coef=self.kl_coef, estimator=cfg.kl_estimator
+        )
+        advantages, returns = gae(rewards, values, mask, gamma=cfg.gamma, lam=cfg.lam, bootstrap=bootstrap)
+        if cfg.whiten:
+            advantages = whiten(advantages, mask)
+
+        # improve
+        stats = self.improve(Experience(rollout.tokens, mask, rollout.logprobs, values, advantages, returns))
+
+        kl = torch.where(rollout.mask, rollout.logprobs - ref_logprobs, 0).sum(1)
+        stats |= self.describe(rollout, raw, kl) | {"kl/coef": self.kl_coef}
+        self.last = _samples(answers, raw, kl, rollout)
+        if cfg.kl_target is not None:
+            self.kl_coef = next_kl_coef(
+                self.kl_coef, float(kl.mean()), target=cfg.kl_target, horizon=cfg.kl_horizon, batch=len(rollout)
+            )
+        self.steps += 1
+        return stats
+
+    def sample(self, prompts: Sequence[PromptExample]) -> Rollout:
+        """Responses of the current policy, with the values of a shared critic."""
+        ids = [prompt.prompt_ids for prompt in prompts]
+        head = self.critic.head if self.critic.trunk is None else None
+        return collect(self.policy, ids, self.rollout, sampler=self.sampler, seed=self.seed, step=self.steps, head=head)
+
+    def answers(self, prompts: Sequence[PromptExample], rollout: Rollout) -> Answers:
+        """The rollout as rewards see it."""
+        decode, tokens = self.policy.tokenizer.decode, rollout.tokens
+        lengths = tokens.response_lengths.tolist()
+        responses = [
+            decode(ids[:length], skip_special_tokens=True) for ids, length in zip(tokens.response_ids, lengths, strict=True)
+        ]
+        names = {name for prompt in prompts for name in prompt.columns}
+        columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
+        return Answers([prompt.text for prompt in prompts], responses, tokens, columns)
+
+    def reference_logprobs(self, rollout: Rollout) -> Tensor:
+        """[B, T], at the sampler's temperature; the policy's own (a KL of 0) where there is no reference."""
+        if self.config.kl_coef == 0:
+            return rollout.logprobs
+        with nullcontext(self.reference) if self.reference else self.policy.as_reference() as reference:
+            return frozen_logprobs(reference, rollout.tokens, temperature=self.rollout.temperature)
+
+    def scaled(self, scores: Tensor) -> Tensor:
+        """Scores as the algorithm uses them: on a steady scale, without outliers."""
+        if self.config.reward_scale == "running":
+            scores = self.scale(scores)
+        clip = self.config.reward_clip
+        return scores if clip is None else scores.clamp(-clip, clip)
+
+    def settle_truncation(self, rollout: Rollout, scores: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What becomes of responses that the length limit cut: (mask [B, T], scores [B], bootstrap [B] or None)."""
+        rule, cut = self.config.truncation, rollout.truncated
+        if rule == "penalty":
+            scores = torch.where(cut, self.config.penalty_score, scores)
+        mask = rollout.mask & ~cut[:, None] if rule == "mask" else rollout.mask
+        bootstrap = torch.where(cut, self.critic.after(self.policy, rollout.tokens), 0) if rule == "bootstrap" else None
+        return mask, scores, bootstrap
+
+    def improve(self, experience: Experience) -> Metrics:
+        """`epochs` passes over the experience in minibatches, each one optimiser step."""
+        cfg, tally = self.config, Tally()
+        rows = experience.mask.any(1).nonzero()[:, 0].cpu()
+        for epoch in range(cfg.epochs):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "minibatches", self.steps, epoch))
+            order = rows[torch.randperm(len(rows), generator=generator)]
+            updates = [self.update(experience[part], check=tally.count == 0) for part in order.split(cfg.minibatch_size)]
+            for stats in updates:
+                tally.add(stats)
+            moved = sum(stats["policy/approx_kl"] for stats in updates) / max(len(updates), 1)
+            if cfg.kl_stop is not None and moved > cfg.kl_stop:
+                break
+        if cfg.loss == "kl_penalty" and cfg.penalty_target is not None and tally.count:
+            self.penalty_coef = next_penalty_coef(self.penalty_coef, moved, target=cfg.penalty_target)
+        return tally.mean() | {"policy/epochs": float(epoch + 1), "optim/learning_rate": self.optimizer.learning_rate}
+
+    def update(self, minibatch: Experience, *, check: bool = False) -> Metrics:
+        """One optimiser step, in micro-batches whose losses add up to the minibatch's loss."""
+        sums = Tally()
+        for rows in torch.arange(len(minibatch.mask)).split(self.config.microbatch_size or len(minibatch.mask)):
+            loss, stats = self.losses(minibatch[rows], count=minibatch.mask.sum(), rows=len(minibatch.mask), check=check)
+            loss.backward()
+            sums.add(stats)
+        return sums.total() | self.optimizer.apply()
+
+    def losses(self, batch: Experience, *, count: Tensor, rows: int, check: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the losses of a micro-batch, over the `count` tokens and `rows` responses of its minibatch."""
+        cfg, warming = self.config, self.steps < self.critic.warmup_steps
+        shared = self.critic.trunk is None
+        now = score(
+            self.policy,
+            batch.tokens,
+            temperature=self.rollout.temperature,
+            head=self.critic.head if shared else None,
+            detach=self.critic_config.detach or warming,
+            entropy=cfg.entropy_coef > 0,
+        )
+        if check:
+            self.assert_on_policy(now.logprobs, batch)
+        if cfg.loss == "clip":
+            policy_loss, policy = clipped_policy_loss(
+                now.logprobs,
+                batch.old_logprobs,
+                batch.advantages,
+                batch.mask,
+                clip=cfg.clip,
+                clip_high=cfg.clip_high,
+                aggregate=cfg.aggregate,
+                count=count if cfg.aggregate == "token" else rows,
+            )
+        else:
+            policy_loss, policy = kl_penalty_loss(
+                now.logprobs, batch.old_logprobs, batch.advantages, batch.mask, coef=self.penalty_coef, count=count
+            )
+        values = now.values if now.values is not None else self.critic.values(batch.tokens)
+        value_loss, value = clipped_value_loss(
+            values, batch.old_values, batch.returns, batch.mask, clip=cfg.value_clip, count=count
+        )
+        loss = cfg.value_coef * value_loss
+        if not warming:
+            loss = loss + policy_loss
+        if now.entropy is not None and not warming:
+            loss = loss - cfg.entropy_coef * masked_mean(now.entropy, batch.mask, count=count)
+        stats = {"policy/loss": policy_loss.detach(), "value/loss": value_loss.detach()}
+        return loss, stats | prefixed("policy", policy) | prefixed("value", value)
+
+    def assert_on_policy(self, logprobs: Tensor, batch: Experience) -> None:
+        """Before anything has moved the ratio is 1: the sampler and the trainer must be the same function."""
+        gap = float(torch.where(batch.mask, logprobs - batch.old_logprobs, 0).abs().max())
+        if not gap <= AGREEMENT[self.policy.module.dtype]:
+            raise GenerationError(
+                f"before the first update, a token's log-prob differs by {gap:.2g} between the sampler and the trainer (at most "
+                f"{AGREEMENT[self.policy.module.dtype]:g} is rounding): every importance ratio would be wrong. If you passed a sampler of "
+                "your own, compare it with rollouts.generate"
+            )
+
+    def describe(self, rollout: Rollout, scores: Tensor, kl: Tensor) -> Metrics:
+        """The figures of a rollout."""
+        lengths = rollout.tokens.response_lengths.float()
+        figures = {
+            "score/mean": scores.mean(),
+            "score/std": scores.std(unbiased=False),
+            "entropy": masked_mean(rollout.entropy, rollout.mask),
+            "length/mean": lengths.mean(),
+            "length/truncated": rollout.truncated.float().mean(),
+            "tokens": lengths.sum(),
+        }
+        if self.config.kl_coef > 0:
+            figures["kl/sequence"] = kl.mean()
+        figures |= {f"score/{name}": part.mean() for name, part in getattr(self.reward, "parts", {}).items()}
+        return {name: float(x) for name, x in figures.items()}
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Prompt, response, score and KL of the last step's rows."""
+        return self.last
+
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs to go on bit for bit; randomness is derived from the step number."""
+        return {
+            "policy": {name: p.detach() for name, p in self.policy.trained().items()},
+            "critic": {name: p.detach() for name, p in self.critic.trained().items()},
+            "optimizer": self.optimizer.state(),
+            "scale": self.scale.state(),
+            "steps": self.steps,
+            "kl_coef": self.kl_coef,
+            "penalty_coef": self.penalty_coef,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state` was taken."""
+        copy_into(self.policy.trained(), state["policy"])
+        copy_into(self.critic.trained(), state["critic"])
+        self.optimizer.load_state(state["optimizer"])
+        self.scale.load_state(state["scale"])
+        self.steps, self.kl_coef, self.penalty_coef = state["steps"], state["kl_coef"], state["penalty_coef"]
+
+
+def _refuse(problems: Sequence[tuple[str, str]]) -> None:
+    if problems:
+        raise ConfigError("\n".join(f"{key}: {message}" for key, message in problems))
+
+
+def _samples(answers: Answers, scores: Tensor, kl: Tensor, rollout: Rollout) -> list[dict[str, Any]]:
+    columns = zip(answers.prompts, answers.responses, scores.tolist(), kl.tolist(), rollout.truncated.tolist(), strict=True)
+    return [{"prompt": p, "response": r, "score": s, "kl": k, "truncated": t} for p, r, s, k, t in columns]
