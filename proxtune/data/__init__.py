@@ -1,0 +1,1 @@
+"""Text in, batches out: files -> formats -> records -> sources -> template (tokenizer) -> loader -> collate."""

@@ -1,0 +1,94 @@
+"""What there is to learn from, one record a row of a data file; formats.py says which row becomes which record."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+PromptLike: TypeAlias = str | tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text to learn as it stands."""
+
+    text: str
+    where: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt to answer; `columns` reach the reward."""
+
+    prompt: PromptLike
+    where: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A prompt with the answer to learn. The prompt may be empty."""
+
+    prompt: PromptLike
+    completion: str
+    where: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to one prompt, the better one first. The prompt may be empty."""
+
+    prompt: PromptLike
+    chosen: str
+    rejected: str
+    where: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A text with its class or score. A label that reads as a finite number is that number, in every file format."""
+
+    text: str
+    label: str | int | float
+    where: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+Record: TypeAlias = Text | Prompt | Completion | Preference | Labelled
+
+
+def emptiness(record: Record) -> str | None:
+    """Why nothing can be learnt from a record that is well formed; None if something can."""
+    match record:
+        case Text(text) | Labelled(text):
+            return None if text.strip() else "empty text"
+        case Prompt(prompt):
+            return None if not isinstance(prompt, str) or prompt.strip() else "empty prompt"
+        case Completion(_, completion):
+            return None if completion.strip() else "empty completion"
+        case Preference(_, chosen, rejected):
+            if chosen == rejected:
+                return "chosen == rejected"
+            return None if chosen.strip() and rejected.strip() else "empty chosen or rejected"
+
+
+def prompt_key(record: Record) -> str:
+    """Equal for records that must stand on one side of a held-out split: the prompt, or the text if there is none."""
+    match record:
+        case Text(text) | Labelled(text):
+            return repr(text)
+        case Prompt(prompt):
+            return repr(prompt)
+        case Completion(prompt, text) | Preference(prompt, text):
+            return repr(prompt or text)
