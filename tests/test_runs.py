@@ -263,6 +263,20 @@ def test_an_atomic_write_that_fails_leaves_the_old_content(tmp_path: Path, monke
     assert (tmp_path / "manifest.json").read_text() == "old"
 
 
+def test_an_atomic_write_syncs_all_content_before_it_takes_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def record(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append(path.read_text() if path.is_file() else f"the names {[entry.name for entry in path.iterdir()]}")
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_atomic(tmp_path / "manifest.json", "new")
+    assert synced == ["new", "the names ['manifest.json']"]
+
+
 # The environment
 
 

@@ -171,12 +171,11 @@ def _commit(partial: Path, final: Path) -> None:
     """Give a synced folder its final name. At every instant either it or its predecessor is listed."""
     old = final.with_name(f"{final.name}.old")
     if final.exists():
-        _remove(old)
+        _discard(old)
         final.rename(old)
     partial.rename(final)
     _sync(final.parent)
-    if old.exists():
-        _discard(old)
+    _discard(old)
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -236,10 +235,11 @@ def _sync(path: Path) -> None:
 
 
 def _discard(folder: Path) -> None:
-    """Remove a listed folder: first from the list, then from the disk."""
+    """Remove a listed folder, if there: first from the list, then from the disk."""
     trash = folder.with_name(f".trash-{folder.name}")
     _remove(trash)
-    folder.rename(trash)
+    if folder.exists():
+        folder.rename(trash)
     _remove(trash)
 
 
