@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,25 +14,13 @@ import pytest
 
 from proxtune.errors import ConfigError, DataError
 from proxtune.runs import Run, derive_seed, environment, write_atomic
+from tests.forked import exit_code, fork
 
 
 def new_run(path: Path) -> Run:
     run = Run.create(path, resume=False)
     run.write_config("seed: 7\n")
     return run
-
-
-def fork(body: Callable[[], None]) -> int:
-    """Run `body` in a child process and return its id; the child's exit code is 1 if `body` raised."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            body()
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
 
 
 def fork_and_hold(path: Path, *, orphan: bool = False) -> int:
@@ -56,7 +43,7 @@ def fork_and_hold(path: Path, *, orphan: bool = False) -> int:
 
 def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    assert exit_code(pid) == -signal.SIGKILL
 
 
 # Seeds
@@ -174,7 +161,7 @@ def test_tr6_the_lock_of_a_dead_process_is_taken_over_though_its_workers_live(tm
 def test_tr6_close_lets_another_process_in(tmp_path: Path) -> None:
     new_run(tmp_path / "demo").close()
     pid = fork(lambda: Run.create(tmp_path / "demo", resume=True).close())
-    assert os.waitpid(pid, 0)[1] == 0
+    assert exit_code(pid) == 0
 
 
 # What is written
