@@ -6,7 +6,7 @@ Charts take their colours from the page, light or dark: put `STYLE` into its <st
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeGuard, TypeVar
 
 Point = tuple[float, float]
 Band = tuple[float, float, float]  # x, lower, upper
@@ -29,7 +29,7 @@ def _palette(colours: Sequence[str]) -> str:
 STYLE = (
     f":root{{{_palette(_LIGHT)}}}@media (prefers-color-scheme:dark){{:root{{{_palette(_DARK)}}}}}"
     ".chart{display:block;width:100%;height:auto;font:11px system-ui,sans-serif}.chart text{fill:currentColor}"
-    ".chart .title{font-size:13px;font-weight:600}.chart .soft{opacity:.62}.chart .middle{text-anchor:middle}"
+    ".chart .title{font-size:13px;font-weight:600}.chart .dim{opacity:.62}.chart .middle{text-anchor:middle}"
     ".chart .end{text-anchor:end}.chart .grid{stroke:currentColor;stroke-opacity:.12}"
     ".chart .axis{stroke:currentColor;stroke-opacity:.5;fill:none}.chart .hit{fill:transparent}"
     ".chart .hit:hover{fill:currentColor;fill-opacity:.45}.chart .band{fill-opacity:.2}"
@@ -56,7 +56,7 @@ def line_chart(
     ends = [(x, y) for name in bands for x, low, high in bands[name] for y in (low, high)]
     shown = [point for points in (*series.values(), ends) for point in points if _drawable(*point)]
     if not shown:
-        return _svg(title, HEIGHT, _text(WIDTH / 2, HEIGHT / 2, "no figures yet", "soft middle"))
+        return _svg(title, HEIGHT, _text(WIDTH / 2, HEIGHT / 2, "no figures yet", "dim middle"))
     legend, top = _legend(list(series)) if len(series) > 1 else ("", TOP)
     x_axis = _Axis.around([x for x, _ in shown], LEFT, WIDTH - RIGHT)
     y_axis = _Axis.around([y for _, y in shown], HEIGHT - BOTTOM, top, rounded=True)
@@ -77,7 +77,7 @@ def bar_chart(
     intervals = intervals or {}
     finite = {name: value for name, value in bars.items() if _drawable(value)}
     if not finite:
-        return _svg(title, HEIGHT, _text(WIDTH / 2, HEIGHT / 2, "no figures yet", "soft middle"))
+        return _svg(title, HEIGHT, _text(WIDTH / 2, HEIGHT / 2, "no figures yet", "dim middle"))
     left = LEFT + min(max(map(len, bars)), 20) * CHARACTER
     height = max(HEIGHT, TOP + BOTTOM + 26 * len(bars))
     ends = [end for name in finite for end in intervals.get(name, ()) if _drawable(end)]
@@ -90,8 +90,10 @@ def bar_chart(
 
 
 def table(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> str:
-    """An HTML table; numbers are shortened by `number` and have the class `num`."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    """An HTML table; numbers are shortened by `number`, and their columns have the class `num`."""
+    rows = list(rows)
+    numeric = [bool(rows) and all(_is_number(row[place]) for row in rows) for place in range(len(columns))]
+    head = "".join(f"<th{_NUM * right}>{escape(column)}</th>" for column, right in zip(columns, numeric, strict=True))
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -162,20 +164,20 @@ def _text(x: float, y: float, text: str, style: str) -> str:
 
 def _axes(x_axis: _Axis, y_axis: _Axis, x_label: str, y_label: str) -> str:
     grid = "".join(
-        f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>{_text(LEFT - 6, y + 4, text, "soft end")}'
+        f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>{_text(LEFT - 6, y + 4, text, "dim end")}'
         for y, text in y_axis.labels()
     )
-    return grid + _text(0, 30, y_label, "soft") + _x_axis(x_axis, x_label, y_axis.start, y_axis.start)
+    return grid + _text(0, 30, y_label, "dim") + _x_axis(x_axis, x_label, y_axis.start, y_axis.start)
 
 
 def _x_axis(axis: _Axis, label: str, top: float, bottom: float) -> str:
     """The axis at `bottom`, its ticks drawn up to `top`."""
     marks = "".join(
-        f'<path class="grid" d="M{x} {bottom + 4:g}V{top:g}"/>{_text(x, bottom + 16, text, "soft middle")}'
+        f'<path class="grid" d="M{x} {bottom + 4:g}V{top:g}"/>{_text(x, bottom + 16, text, "dim middle")}'
         for x, text in axis.labels()
     )
     line = f'<path class="axis" d="M{axis.start:g} {bottom:g}H{axis.end:g}"/>'
-    return marks + line + _text((axis.start + axis.end) / 2, bottom + 31, label, "soft middle")
+    return marks + line + _text((axis.start + axis.end) / 2, bottom + 31, label, "dim middle")
 
 
 def _legend(names: Sequence[str]) -> tuple[str, float]:
@@ -260,7 +262,14 @@ def _bar(
     return f"<g>{''.join(parts)}</g>"
 
 
+_NUM = ' class="num"'
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _cell(value: object) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f'<td class="num">{number(value)}</td>'
+    if _is_number(value):
+        return f"<td{_NUM}>{number(value)}</td>"
     return f"<td>{'–' if value is None else escape(str(value))}</td>"
