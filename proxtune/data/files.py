@@ -85,7 +85,7 @@ def _jsonl(path: Path, file: BinaryIO, file_hash: Hash) -> Iterator[NumberedRow]
 
 def _json_row(line: str) -> Row | MalformedRowError:
     try:
-        return _object(json.loads(line))
+        return _object(json.loads(line.rstrip()))
     except json.JSONDecodeError as error:
         return MalformedRowError(f"not JSON at column {error.colno}: {error.msg}")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets

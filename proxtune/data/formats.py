@@ -35,6 +35,7 @@ ROLES = {
     "human": "user",
     "gpt": "assistant",
 }
+CONVERSATIONS = ("messages", "conversations")
 PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
 # Stanford Alpaca's own words, for models without a chat template.
 ALPACA = (
@@ -54,7 +55,7 @@ def detect(row: Row) -> Format:
     keys = row.keys()
     if keys >= {"chosen", "rejected"}:
         return "chosen/rejected"
-    if "messages" in keys or "conversations" in keys:
+    if any(key in keys for key in CONVERSATIONS):
         return "messages" if _turns(row, _conversation_key(row))[-1].role == "assistant" else "messages/prompt"
     if keys >= {"instruction", "output"}:
         return "alpaca"
@@ -149,7 +150,10 @@ def _turns(row: Row, key: str) -> tuple[Message, ...]:
     value = _value(row, key)
     listed = [value] if isinstance(value, Mapping) else value
     if not isinstance(listed, list) or not listed:
-        raise MalformedRowError(f"{key}: got {_kind(value)}, expected a list of messages")
+        expected = (
+            "a list of one message or more" if key in CONVERSATIONS else "a string, or a list of one message or more"
+        )
+        raise MalformedRowError(f"{key}: got {_kind(value)}, expected {expected}")
     return tuple(_message(message, f"{key}[{index}]") for index, message in enumerate(listed))
 
 

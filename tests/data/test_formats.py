@@ -1,0 +1,151 @@
+from typing import Any
+
+import pytest
+
+from proxtune.data.formats import MalformedRowError, detect, parse
+from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, Record, Text
+
+USER, ANSWER, OTHER = Message("user", "q"), {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}
+ASKED = {"role": "user", "content": "q"}
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "record"),
+    [
+        ({"text": "t"}, "text", Text("t")),
+        ({"text": "t", "label": 1, "source": "imdb"}, "text/label", Labelled("t", 1, columns={"source": "imdb"})),
+        ({"prompt": "p", "answer": 42}, "prompt", Prompt("p", columns={"answer": 42})),
+        ({"prompt": [ASKED]}, "prompt", Prompt((USER,))),
+        ({"prompt": "p", "completion": "c"}, "prompt/completion", Completion("p", "c")),
+        ({"prompt": "", "completion": "c"}, "prompt/completion", Completion("", "c")),
+        (
+            {"prompt": "p", "response": "c", "text": "t"},
+            "prompt/completion",
+            Completion("p", "c", columns={"text": "t"}),
+        ),
+        ({"question": "p", "answer": "c"}, "prompt/completion", Completion("p", "c")),
+        ({"prompt": [ASKED], "completion": [ANSWER]}, "prompt/completion", Completion((USER,), "a")),
+        ({"messages": [ASKED, ANSWER], "id": 7}, "messages", Completion((USER,), "a", columns={"id": 7})),
+        ({"messages": [ASKED, ANSWER, ASKED]}, "messages/prompt", Prompt((USER, Message("assistant", "a"), USER))),
+        (
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+            "messages",
+            Completion((USER,), "a"),
+        ),
+        ({"chosen": "good", "rejected": "bad"}, "chosen/rejected", Preference("", "good", "bad")),
+        ({"prompt": "p", "chosen": "c", "rejected": "r"}, "chosen/rejected", Preference("p", "c", "r")),
+        ({"chosen": [ASKED, ANSWER], "rejected": [ASKED, OTHER]}, "chosen/rejected", Preference((USER,), "a", "b")),
+        (  # as UltraFeedback has it: the prompt once more, as text
+            {"prompt": "q", "chosen": [ASKED, ANSWER], "rejected": [ASKED, OTHER], "score": 3.5},
+            "chosen/rejected",
+            Preference((USER,), "a", "b", columns={"score": 3.5}),
+        ),
+        (  # as TRL has it: the answers alone
+            {"prompt": [ASKED], "chosen": [ANSWER], "rejected": [OTHER]},
+            "chosen/rejected",
+            Preference((USER,), "a", "b"),
+        ),
+        (  # as LLaMA-Factory has it
+            {
+                "conversations": [{"from": "human", "value": "q"}],
+                "chosen": {"from": "gpt", "value": "a"},
+                "rejected": {"from": "gpt", "value": "b"},
+            },
+            "chosen/rejected",
+            Preference((USER,), "a", "b"),
+        ),
+    ],
+)
+def test_the_keys_decide_the_format_and_the_rest_are_columns(row: dict[str, Any], kind: Any, record: Record) -> None:
+    assert detect(row) == kind
+    assert parse(row, kind, "") == record
+
+
+def test_a_prompt_given_apart_keeps_its_system_turn() -> None:
+    system = {"role": "system", "content": "s"}
+    row = {"prompt": [system, ASKED], "chosen": [ASKED, ANSWER], "rejected": [ASKED, OTHER]}
+    assert parse(row, "chosen/rejected", "").prompt == (Message("system", "s"), USER)
+
+
+def test_the_alpaca_prompt_holds_instruction_and_input_in_stanfords_words() -> None:
+    row = {"instruction": "Add.", "input": "2 and 3", "output": "5"}
+    assert detect(row) == "alpaca"
+    assert parse(row, "alpaca", "a.json:3") == Completion(
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nAdd.\n\n### Input:\n2 and 3\n\n### Response:\n",
+        "5",
+        "a.json:3",
+    )
+    bare = parse({"instruction": "Sing {loud}.", "input": "", "output": "la"}, "alpaca", "")
+    assert bare.prompt == (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nSing {loud}.\n\n### Response:\n"
+    )
+
+
+def test_chat_makes_a_plain_prompt_the_users_turn() -> None:
+    assert parse({"prompt": "q"}, "prompt", "", chat=True) == Prompt((USER,))
+    assert parse({"prompt": "", "completion": "c"}, "prompt/completion", "", chat=True) == Completion("", "c")
+    alpaca = parse({"instruction": "Add.", "input": "2 and 3", "output": "5"}, "alpaca", "", chat=True)
+    assert alpaca == Completion((Message("user", "Add.\n\n2 and 3"),), "5")
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [(1, 1), ("1", 1), ("-2", -2), ("0.5", 0.5), (0.5, 0.5), (True, 1), ("positive", "positive")],
+    ids=repr,
+)
+def test_a_label_that_reads_as_a_number_is_one(label: object, expected: object) -> None:
+    record = parse({"text": "t", "label": label}, "text/label", "")
+    assert record == Labelled("t", expected)
+    assert type(record.label) is type(expected)
+
+
+@pytest.mark.parametrize("label", [float("nan"), float("inf"), "nan", "NaN", "-inf", "", "  ", None, [1]], ids=repr)
+def test_dl1_a_label_that_is_no_class_is_malformed(label: object) -> None:
+    with pytest.raises(MalformedRowError, match=r"label: got .*expected a name or a finite number"):
+        parse({"text": "t", "label": label}, "text/label", "")
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "reason"),
+    [
+        ({"prompt": "p"}, "prompt/completion", "no key 'completion'; found 'prompt'"),
+        ({"text": 3}, "text", r"text: got a number \(3\), expected a string"),
+        ({"text": True}, "text", r"text: got a boolean \(True\)"),
+        ({"prompt": "p", "completion": None}, "prompt/completion", "completion: got null"),
+        ({"prompt": {"a": 1}}, "prompt", r"no key 'role'"),
+        ({"prompt": []}, "prompt", "one message or more"),
+        ({"messages": "hello"}, "messages", "one message or more"),
+        ({"messages": [ASKED, "a"]}, "messages", r"messages\[1\]: got a string \('a'\), expected a message"),
+        ({"messages": [{"role": "user", "content": ["a"]}, ANSWER]}, "messages", "content: got a list"),
+        (
+            {"messages": [{"role": "robot", "content": "a"}]},
+            "messages",
+            r"messages\[0\]: role 'robot', expected one of",
+        ),
+        ({"messages": [ASKED]}, "messages", "the last turn is of 'user', expected the assistant's"),
+        ({"messages": [ASKED, ANSWER]}, "messages/prompt", "the last turn is of 'assistant', expected the user's"),
+        ({"messages": [ANSWER]}, "messages", "expected a turn before it"),
+        ({"prompt": "p", "completion": [ASKED]}, "prompt/completion", "one turn of the assistant"),
+        ({"instruction": "i", "input": 3, "output": "o"}, "alpaca", "input: got a number"),
+        ({"chosen": "a", "rejected": None}, "chosen/rejected", "rejected: got null"),
+        ({"chosen": [ASKED, ANSWER], "rejected": [OTHER]}, "chosen/rejected", "differ before their last turn"),
+        ({"chosen": [ASKED], "rejected": [ASKED]}, "chosen/rejected", "the last turn of each to be the assistant's"),
+        (
+            {"prompt": "another", "chosen": [ASKED, ANSWER], "rejected": [ASKED, OTHER]},
+            "chosen/rejected",
+            "not among the turns",
+        ),
+    ],
+)
+def test_dl1_a_malformed_row_says_what_was_found_and_expected(row: dict[str, Any], kind: Any, reason: str) -> None:
+    with pytest.raises(MalformedRowError, match=reason):
+        parse(row, kind, "")
+
+
+@pytest.mark.parametrize("row", [{}, {"Text": "t"}, {"chosen": "a"}, {"instruction": "i"}, {"completion": "c"}])
+def test_keys_of_no_format_are_named_with_the_formats(row: dict[str, Any]) -> None:
+    with pytest.raises(MalformedRowError, match=r"no known format has the keys found .*chosen/rejected, messages"):
+        detect(row)
