@@ -42,7 +42,7 @@ def test_dl1_a_malformed_row_stops_with_its_place_and_reason(tmp_path: Path) -> 
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "p", "completion": "c"}, "\n", {"prompt": "p", "completion": 3})
     with pytest.raises(
         DataError,
-        match=r"a\.jsonl:3: completion: got a number \(3\), expected a string, or a list of one message or more \(on_error=skip",
+        match=r"a\.jsonl:3: completion: got a number \(3\), expected a string, .* \(on_error=skip",
     ):
         read(path)
 
