@@ -14,10 +14,8 @@ from proxtune.charts import STYLE, Band, Point, line_chart, number, table
 from proxtune.runs import Row, Run, write_atomic
 
 MOST_SAMPLE_STEPS, MOST_SAMPLES_A_STEP = 12, 8
-SMOOTH_FROM, SMOOTH_POINTS = (
-    80,
-    120,
-)  # a curve with more points than the first is drawn as means at the second number of places
+SMOOTH_FROM = 80  # a curve of more points than this is drawn as means
+SMOOTH_POINTS = 120  # at so many places
 
 
 class Block(NamedTuple):
@@ -43,6 +41,7 @@ METRICS = {
         "Mean over responses of the summed log π − log π_ref: how far the policy has moved.",
     ),
     "loss": Metric("Loss", "nats", "Mean negative log-likelihood (SFT) or preference loss, which training lowers."),
+    "perplexity": Metric("Perplexity", "", "The exponential of the loss: as uncertain as among so many equal tokens."),
     "accuracy": Metric("Pairs ranked right", "share", "Pairs whose chosen response has the higher score."),
     "margin": Metric("Margin", "score", "Mean of the chosen score minus the rejected one."),
     "likelihood": Metric("Likelihood", "probability", "Mean probability of a token of the given responses."),
@@ -62,7 +61,7 @@ METRICS = {
         "Probability ratio", "ratio", "Mean of π_new / π_old over tokens; close to 1 while updates are small."
     ),
     "policy/loss": Metric(
-        "Policy loss", "a token", "The clipped surrogate; its level says little, for advantages are whitened."
+        "Policy loss", "surrogate", "What an update lowers; its level says little where advantages are whitened."
     ),
     "policy/epochs": Metric("Passes over a rollout", "epochs", "Fewer than configured where the KL limit ended them."),
     "value/explained_variance": Metric(
@@ -81,25 +80,10 @@ METRICS = {
     "tokens": Metric("Tokens", "per step", "Response tokens (PPO) or all trained tokens of the step."),
 }
 HEADLINES = (
-    "score/mean",
-    "kl/sequence",
-    "eval/loss",
-    "loss",
-    "eval/accuracy",
-    "accuracy",
-    "length/mean",
-    "entropy",
-    "time/tokens_per_second",
+    *("eval/score", "score/mean", "kl/sequence", "entropy", "length/mean"),
+    *("eval/loss", "loss", "eval/accuracy", "accuracy", "time/tokens_per_second"),
 )
-COLUMNS = (
-    "step",
-    "prompt",
-    "before",
-    "response",
-    "after",
-    "score",
-    "kl",
-)  # of samples, those that are known, in this order
+COLUMNS = ("step", "prompt", "before", "response", "after", "score", "kl")  # of samples: the known ones, in order
 
 
 def write_report(run: Run, *, parts: Sequence[Run] = (), extra: Sequence[Block] = ()) -> Path:
@@ -190,7 +174,7 @@ def _family(name: str) -> tuple[str, str]:
     """The chart that a metric belongs to, and what its curve is called there."""
     group, _, rest = name.partition("/")
     if group == "eval" and rest:
-        return rest, "held out"
+        return "score/mean" if rest == "score" else rest, "held out"
     if group == "gradient" and rest != "skipped":
         return group, rest
     return name, "training"

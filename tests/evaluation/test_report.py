@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxtune.evaluation.report import METRICS, Block, write_report
+from proxtune.evaluation.report import HEADLINES, METRICS, Block, write_report
 from proxtune.runs import Run
 
 
@@ -71,9 +71,17 @@ def test_every_metric_has_a_chart_the_known_ones_first_with_title_and_definition
 
 
 def test_training_and_held_out_share_a_chart_and_so_do_the_gradients(tmp_path: Path) -> None:
-    row = {"loss": 2.0, "eval/loss": 2.1, "gradient/policy": 1.0, "gradient/critic": 2.0, "gradient/skipped": 0.0}
+    row = {
+        "loss": 2.0,
+        "eval/loss": 2.1,
+        "score/mean": 0.1,
+        "eval/score": 0.2,
+        "gradient/policy": 1.0,
+        "gradient/critic": 2.0,
+        "gradient/skipped": 0.0,
+    }
     html = report(make_run(tmp_path / "run", [row, row]))
-    assert charts(html) == ["loss", "gradient", "gradient/skipped"]
+    assert charts(html) == ["score/mean", "loss", "gradient", "gradient/skipped"]
     for curve in ("training", "held out", "policy", "critic"):
         assert f">{curve}</text>" in html
 
@@ -84,6 +92,12 @@ def test_tiles_show_the_last_figure_and_the_first_one(tmp_path: Path) -> None:
     )
     assert re.search(r"Reward score</div><b>1\.75 <span>mean</span></b><div class=\"soft\">-0\.25 at step 1<", html)
     assert "2 steps, 1 min 10 s" in html
+
+
+def test_every_headline_has_a_title(tmp_path: Path) -> None:
+    html = report(make_run(tmp_path / "run", [dict.fromkeys(HEADLINES, 1.0)]))
+    assert html.count('<div class="tile"') == len(HEADLINES)
+    assert "Pairs ranked right, held out" in html
 
 
 def test_samples_are_escaped_and_keep_their_columns(tmp_path: Path) -> None:
