@@ -80,8 +80,16 @@ METRICS = {
     "tokens": Metric("Tokens", "per step", "Response tokens (PPO) or all trained tokens of the step."),
 }
 HEADLINES = (
-    *("eval/score", "score/mean", "kl/sequence", "entropy", "length/mean"),
-    *("eval/loss", "loss", "eval/accuracy", "accuracy", "time/tokens_per_second"),
+    "eval/score",
+    "score/mean",
+    "kl/sequence",
+    "entropy",
+    "length/mean",
+    "eval/loss",
+    "loss",
+    "eval/accuracy",
+    "accuracy",
+    "time/tokens_per_second",
 )
 COLUMNS = ("step", "prompt", "before", "response", "after", "score", "kl")  # of samples: the known ones, in order
 
