@@ -70,6 +70,13 @@ def test_dl4_a_chat_answer_is_what_the_template_writes_up_to_the_end_of_the_turn
     assert prompt_ids == encode_prompt(chat_tokenizer, ASKED)
 
 
+def test_dl4_plain_text_ends_with_the_end_of_text_though_turns_end_otherwise(
+    chat_tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    assert encode_completion(chat_tokenizer, "q", "z")[1] == [*ids(chat_tokenizer, "z"), EOS]
+    assert encode_text(chat_tokenizer, "z") == ([BOS], [*ids(chat_tokenizer, "z"), EOS])
+
+
 def test_dl4_a_template_without_an_end_of_turn_gets_the_end_of_text(tokenizer: PreTrainedTokenizerFast) -> None:
     turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     tokenizer.chat_template = turns + "{% if add_generation_prompt %}assistant: {% endif %}"
