@@ -215,8 +215,16 @@ def test_ro3_logits_that_are_not_finite_stop_the_sampler(sampler: Sampler, bad: 
     ("sampler", "rows_at_once"),
     [
         (sample, 64),
-        pytest.param(sample, 1, marks=pytest.mark.xfail(strict=True, reason="it is the number in the chunk")),
-        pytest.param(generate, 64, marks=pytest.mark.xfail(strict=True, reason="generate calls every row 0")),
+        pytest.param(
+            sample,
+            1,
+            marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason="it is the number in the chunk"),
+        ),
+        pytest.param(
+            generate,
+            64,
+            marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason="generate calls every row 0"),
+        ),
     ],
 )
 def test_ro3_the_row_that_is_not_finite_is_named(sampler: Sampler, rows_at_once: int) -> None:
@@ -226,7 +234,7 @@ def test_ro3_the_row_that_is_not_finite_is_named(sampler: Sampler, rows_at_once:
         )
 
 
-@pytest.mark.xfail(strict=True, reason="rows that have ended are not counted")
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="rows that have ended are not counted")
 def test_ro3_the_row_that_is_not_finite_is_named_when_others_have_ended() -> None:
     config = SamplingConfig(max_new_tokens=3, temperature=0)
     first, second = (ids[0] for ids in answers(draw(poisoned_model(0), sample, config, [[5, 6], [20]])))

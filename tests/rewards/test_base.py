@@ -1,0 +1,160 @@
+"""A reward gives one finite number a response, or the run stops with its name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proxtune.data.collate import collate
+from proxtune.errors import ConfigError, RewardError
+from proxtune.rewards.base import Answers, FunctionReward, as_reward, checked, from_file
+
+
+def two_answers(**columns: list[Any]) -> Answers:
+    return Answers(["a", "b"], ["cc", "dddd"], collate([[2], [3]], [[4, 4], [5, 5, 5, 5]]), columns)
+
+
+def length(prompts: list[str], responses: list[str]) -> list[float]:
+    return [float(len(response)) for response in responses]
+
+
+def test_a_function_of_texts_is_a_reward() -> None:
+    reward = FunctionReward(length)
+    assert reward.name == "length"
+    scores = reward(two_answers())
+    assert scores.tolist() == [2.0, 4.0]
+    assert scores.dtype == torch.float32
+
+
+@pytest.mark.parametrize("returned", [(1, 2), [True, False], torch.tensor([1.0, 2.0], dtype=torch.float64)])
+def test_whatever_holds_one_number_a_response_will_do(returned: Any) -> None:
+    scores = FunctionReward(lambda prompts, responses: returned)(two_answers())
+    assert scores.dtype == torch.float32
+    assert scores.tolist() == [float(x) for x in returned]
+
+
+def test_a_reward_never_carries_a_gradient() -> None:
+    weight = torch.ones(2, requires_grad=True)
+    assert not FunctionReward(lambda prompts, responses: 2 * weight)(two_answers()).requires_grad
+
+
+def test_a_function_gets_the_columns_it_names() -> None:
+    def match(prompts: list[str], responses: list[str], answer: list[str]) -> list[float]:
+        return [float(x == y) for x, y in zip(responses, answer, strict=True)]
+
+    assert FunctionReward(match)(two_answers(answer=["cc", "x"], other=[1, 2])).tolist() == [1.0, 0.0]
+
+
+def test_a_function_gets_every_column_if_it_takes_them_all() -> None:
+    seen: dict[str, Any] = {}
+
+    def keep(prompts: list[str], responses: list[str], **columns: Any) -> list[float]:
+        seen.update(columns)
+        return [0.0, 0.0]
+
+    FunctionReward(keep)(two_answers(answer=["x", None], level=[1, 2]))
+    assert seen == {"answer": ["x", None], "level": [1, 2]}
+
+
+@pytest.mark.xfail(strict=True, raises=RewardError, reason="it is passed a second time")
+def test_a_column_named_responses_does_not_hide_the_sampled_ones() -> None:
+    assert FunctionReward(length)(two_answers(responses=["from the data", ""])).tolist() == [2.0, 4.0]
+
+
+def test_a_reward_that_raises_stops_the_run_and_is_never_a_reward_of_0() -> None:
+    def broken(prompts: list[str], responses: list[str]) -> list[float]:
+        raise KeyError("answer")
+
+    with pytest.raises(RewardError, match=r"'broken' raised KeyError: 'answer'.*not a reward of 0.*--resume") as caught:
+        FunctionReward(broken)(two_answers())
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ([1.0], r"'f' returned shape \(1,\); expected \(2,\)"),
+        ([1.0, 2.0, 3.0], r"'f' returned shape \(3,\); expected \(2,\)"),
+        ([[1.0], [2.0]], r"'f' returned shape \(2, 1\); expected \(2,\)"),
+        (1.0, r"'f' returned shape \(\); expected \(2,\)"),
+        ([], r"'f' returned shape \(0,\); expected \(2,\)"),
+        ([0.0, float("nan")], r"'f' returned nan for response 1; expected a finite number"),
+        ([float("-inf"), 0.0], r"'f' returned -inf for response 0"),
+        ([1e300, 0.0], r"'f' returned inf for response 0"),
+        (["good", "bad"], r"'f' returned \['good', 'bad'\]; expected 2 numbers"),
+        ([None, 1.0], r"'f' returned \[None, 1.0\]; expected 2 numbers"),
+        (None, r"'f' returned None; expected 2 numbers"),
+        ({"score": 1.0}, r"'f' returned \{'score': 1.0\}; expected 2 numbers"),
+    ],
+)
+def test_what_is_not_one_finite_number_a_response_is_refused_with_the_rewards_name(returned: Any, message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        checked("f", returned, 2)
+
+
+def test_a_message_does_not_print_a_whole_batch() -> None:
+    with pytest.raises(RewardError) as caught:
+        checked("f", ["word"] * 10_000, 10_000)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_reward_stays_as_it_is_and_a_function_becomes_one() -> None:
+    class Constant:
+        name = "constant"
+
+        def __call__(self, answers: Answers) -> torch.Tensor:
+            return torch.ones(len(answers.responses))
+
+    reward = Constant()
+    assert as_reward(reward) is reward
+    assert as_reward(length).name == "length"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "my_rewards.py"
+    path.write_text(
+        "def brevity(prompts, responses):\n    return [-len(r) for r in responses]\n\n"
+        "def _hidden(prompts, responses):\n    return []\n\nLIMIT = 3\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(("suffix", "weight"), [("", 1.0), ("=0.5", 0.5), ("=-2", -2.0)])
+def test_a_function_in_a_file_is_a_reward_with_a_weight(file: Path, suffix: str, weight: float) -> None:
+    reward, found = from_file(f"{file}:brevity{suffix}")
+    assert (reward.name, found) == ("brevity", weight)
+    assert reward(two_answers()).tolist() == [-2.0, -4.0]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("{file}", r"no such file .*expected FILE.py:FUNCTION or FILE.py:FUNCTION=WEIGHT"),
+        ("missing.py:brevity", r"no such file 'missing.py'"),
+        ("brevity", r"no such file 'brevity'"),
+        ("{file}:brief", r"my_rewards.py has no function 'brief'; it has brevity$"),
+        ("{file}:LIMIT", r"has no function 'LIMIT'"),
+        ("{file}:brevity=much", r"the weight 'much' is not a number"),
+        pytest.param(
+            "{file}:brevity=nan",
+            "not a",
+            marks=pytest.mark.xfail(strict=True, reason="a weight of nan is taken"),
+        ),
+    ],
+)
+def test_a_reward_that_cannot_be_had_is_named_with_what_to_write(file: Path, spec: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_file(spec.format(file=file))
+
+
+@pytest.mark.xfail(
+    strict=True, raises=(SyntaxError, ImportError), reason="an error in the file comes as the bare exception"
+)
+@pytest.mark.parametrize("text", ["def f(:\n", "import no_such_package\n"])
+def test_a_file_that_cannot_be_run_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"broken\.py"):
+        from_file(f"{path}:f")
