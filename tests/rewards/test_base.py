@@ -149,9 +149,7 @@ def test_a_reward_that_cannot_be_had_is_named_with_what_to_write(file: Path, spe
         from_file(spec.format(file=file))
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(SyntaxError, ImportError), reason="an error in the file comes as the bare exception"
-)
+@pytest.mark.xfail(strict=True, raises=(SyntaxError, ImportError), reason="it comes as the bare exception")
 @pytest.mark.parametrize("text", ["def f(:\n", "import no_such_package\n"])
 def test_a_file_that_cannot_be_run_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.py"

@@ -35,9 +35,7 @@ def test_a_part_that_fails_stops_the_sum_and_is_named() -> None:
         WeightedSum([(LENGTH, 1.0), (bad, 0.0)])(ANSWERS)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="parts are looked up by name, so the second of a name is summed twice and the first lost"
-)
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="looked up by name, the second is summed twice")
 def test_two_rewards_of_one_name_are_both_summed() -> None:
     three = FunctionReward(lambda prompts, responses: [3.0] * len(responses), "two")
     assert WeightedSum([(TWO, 1.0), (three, 10.0)])(ANSWERS).tolist() == [32.0, 32.0]

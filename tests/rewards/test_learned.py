@@ -40,9 +40,7 @@ def test_tokens_are_scored_as_they_were_sampled_whatever_the_chunk(rows_at_once:
     torch.testing.assert_close(scores, rewards(model, ASKED.tokens).detach(), rtol=0, atol=1e-5)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="text lacks the stop token that training answers end with"
-)
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="text lacks the stop token of training answers")
 def test_text_is_scored_as_the_tokens_it_was_trained_on() -> None:
     model = reward_model()
     by_text = LearnedReward(model, same_tokenizer=False)(ASKED)

@@ -211,20 +211,16 @@ def test_ro3_logits_that_are_not_finite_stop_the_sampler(sampler: Sampler, bad: 
         draw(poisoned_model(7, bad), sampler, prompts=[[5, 6], [8], [7]])
 
 
+def wrongly_numbered(reason: str) -> pytest.MarkDecorator:
+    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
+
+
 @pytest.mark.parametrize(
     ("sampler", "rows_at_once"),
     [
         (sample, 64),
-        pytest.param(
-            sample,
-            1,
-            marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason="it is the number in the chunk"),
-        ),
-        pytest.param(
-            generate,
-            64,
-            marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason="generate calls every row 0"),
-        ),
+        pytest.param(sample, 1, marks=wrongly_numbered("it is the number in the chunk")),
+        pytest.param(generate, 64, marks=wrongly_numbered("generate calls every row 0")),
     ],
 )
 def test_ro3_the_row_that_is_not_finite_is_named(sampler: Sampler, rows_at_once: int) -> None:
@@ -234,10 +230,10 @@ def test_ro3_the_row_that_is_not_finite_is_named(sampler: Sampler, rows_at_once:
         )
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="rows that have ended are not counted")
+@wrongly_numbered("rows that have ended are not counted")
 def test_ro3_the_row_that_is_not_finite_is_named_when_others_have_ended() -> None:
     config = SamplingConfig(max_new_tokens=3, temperature=0)
-    first, second = (ids[0] for ids in answers(draw(poisoned_model(0), sample, config, [[5, 6], [20]])))
+    first, second = (ids[0] for ids in answers(draw(poisoned_model(29), sample, config, [[5, 6], [20]])))
     model = poisoned_model(second)
     model.stop_ids = (first,)  # so row 0 ends at once, and row 1 goes on with the token that breaks it
     with pytest.raises(GenerationError, match="not finite in row 1 of the batch"):
