@@ -3,7 +3,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
-export OMP_NUM_THREADS := 1
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,13 +18,13 @@ demo: .venv ## the whole road on one small model: SFT, reward, PPO, report
 	$(BIN)/proxtune demo
 
 check: lint types layers ## what to run before each commit: under 90 seconds
-	$(BIN)/pytest -q -m "not slow and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow and not nightly"
 
 test: lint types layers ## everything that CI runs
-	CI=true $(BIN)/pytest -q
+	CI=true OMP_NUM_THREADS=1 $(BIN)/pytest -q
 
 nightly: .venv ## the long tests: many kills, long fuzzing, soak
-	CI=true HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -q -m nightly
+	CI=true OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -q -m nightly
 
 lint: .venv
 	$(BIN)/ruff format --check .

@@ -32,7 +32,7 @@ from proxtune.objectives import (
     next_penalty_coef,
     whiten,
 )
-from proxtune.rewards.base import Answers, Reward, as_reward
+from proxtune.rewards.base import Answers, Reward, answers_of, as_reward
 from proxtune.rewards.combine import RunningScale
 from proxtune.rollouts.collect import as_prompts, collect
 from proxtune.rollouts.engine import sample
@@ -136,7 +136,7 @@ class PPO:
     ) -> None:
         self.policy, self.reward, self.sampler, self.seed = policy, as_reward(reward), sampler, seed
         self.config, self.rollout, self.critic_config = config or PPOConfig(), rollout or SamplingConfig(), critic_config or CriticConfig()
-        _refuse(self.config.problems() + training_problems(self.rollout))
+        _refuse(training_problems(self.rollout))
         disable_dropout(policy.module)
         self.critic = critic or build_critic(policy, self.critic_config, TuningConfig())
         self.reference = reference
@@ -164,7 +164,7 @@ class PPO:
         values = self.critic.values(rollout.tokens).detach() if rollout.values is None else rollout.values
 
         # score
-        answers = self.answers(asked, rollout)
+        answers = answers_of(self.policy, asked, rollout)
         raw = self.reward(answers).to(values.device)
         ref_logprobs = self.reference_logprobs(rollout)
 
@@ -195,17 +195,6 @@ class PPO:
         ids = [prompt.prompt_ids for prompt in prompts]
         head = self.critic.head if self.critic.trunk is None else None
         return collect(self.policy, ids, self.rollout, sampler=self.sampler, seed=self.seed, step=self.steps, head=head)
-
-    def answers(self, prompts: Sequence[PromptExample], rollout: Rollout) -> Answers:
-        """The rollout as rewards see it."""
-        decode, tokens = self.policy.tokenizer.decode, rollout.tokens
-        lengths = tokens.response_lengths.tolist()
-        responses = [
-            decode(ids[:length], skip_special_tokens=True) for ids, length in zip(tokens.response_ids, lengths, strict=True)
-        ]
-        names = {name for prompt in prompts for name in prompt.columns}
-        columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
-        return Answers([prompt.text for prompt in prompts], responses, tokens, columns)
 
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """[B, T], at the sampler's temperature; the policy's own (a KL of 0) where there is no reference."""
@@ -299,7 +288,7 @@ class PPO:
 
     def assert_on_policy(self, logprobs: Tensor, batch: Experience) -> None:
         """Before anything has moved the ratio is 1: the sampler and the trainer must be the same function."""
-        gap = float(torch.where(batch.mask, logprobs - batch.old_logprobs, 0).abs().max())
+        gap = float(torch.where(batch.mask, logprobs.detach() - batch.old_logprobs, 0).abs().max())
         if not gap <= AGREEMENT[self.policy.module.dtype]:
             raise GenerationError(
                 f"before the first update, a token's log-prob differs by {gap:.2g} between the sampler and the trainer (at most "

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from pydantic import Field, PositiveInt
 
 from proxtune.config import Section
-from proxtune.data.collate import collate
+from proxtune.data.collate import collate_examples
 from proxtune.data.template import Example
 from proxtune.models.language_model import LanguageModel, copy_into
 from proxtune.models.score import score
@@ -50,9 +49,24 @@ class SFT:
         sums = Tally()
         size = self.config.microbatch_size or len(batch)
         for start in range(0, len(batch), size):
-            tokens = collate_examples(batch[start : start + size], self.model.device)
+            tokens = collate_examples(batch[start : start + size]).to(self.model.device)
             loss, stats = sft_loss(score(self.model, tokens).logprobs, tokens.mask, count=count)
             loss.backward()
             sums.add({"loss": loss.detach(), **stats})
         self.steps += 1
         return sums.total() | self.optimizer.apply() | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(count)}
+
+    def samples(self) -> list[dict[str, Any]]:
+        """Nothing is sampled in supervised training."""
+        return []
+
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs to go on bit for bit."""
+        weights = {name: p.detach() for name, p in self.model.trained().items()}
+        return {"model": weights, "optimizer": self.optimizer.state(), "steps": self.steps}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state` was taken."""
+        copy_into(self.model.trained(), state["model"])
+        self.optimizer.load_state(state["optimizer"])
+        self.steps = state["steps"]

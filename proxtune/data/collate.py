@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from proxtune.data.template import Example, PreferenceExample
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -56,3 +58,14 @@ def pad(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[Tensor
 def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> Tokens:
     """Pair up prompts and responses."""
     return Tokens(*pad(prompts), *pad(responses))
+
+
+def collate_examples(examples: Sequence[Example]) -> Tokens:
+    """Examples as tensors."""
+    return collate([e.prompt_ids for e in examples], [e.response_ids for e in examples])
+
+
+def collate_pairs(pairs: Sequence[PreferenceExample]) -> Tokens:
+    """2N rows: the N chosen answers, then the N rejected ones, each after its prompt."""
+    answers = [p.chosen_ids for p in pairs] + [p.rejected_ids for p in pairs]
+    return collate([p.prompt_ids for p in pairs] * 2, answers)

@@ -90,12 +90,12 @@ def resolve(name: str) -> str:
     if name.endswith(".gguf"):
         return str(from_gguf(Path(name)))
     path = Path(name)
-    if (path / "manifest.json").exists():
+    if (path / "config.yaml").exists():
         if not (path / "model" / "config.json").exists():
             raise ModelError(f"the run {path} has no model yet (no {path / 'model'}); let it finish with --resume")
         return str(path / "model")
     if path.is_dir() and not (path / "config.json").exists():
-        raise ModelError(f"{path} is neither a run (no manifest.json) nor a model folder (no config.json)")
+        raise ModelError(f"{path} is neither a run (no config.yaml) nor a model folder (no config.json)")
     if not path.is_dir() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
         raise ModelError(f"no such model folder: {path}")
     return name

@@ -5,6 +5,7 @@ from typing import Literal
 from peft import LoraConfig, LoraModel
 from pydantic import Field, PositiveInt
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from proxtune.config import Section
 from proxtune.errors import ModelError
@@ -35,16 +36,11 @@ def tune(model: LanguageModel, config: TuningConfig) -> LanguageModel:
     if config.kind == "full":
         model.module.requires_grad_(True)
         return model
-    blocks = int(model.module.config.get_text_config().num_hidden_layers)
-    if config.top_layers is not None and config.top_layers > blocks:
-        raise ModelError(f"tuning.top_layers is {config.top_layers}, but the model has {blocks} blocks; set at most {blocks}")
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules="all-linear",
-        layers_to_transform=None if config.top_layers is None else list(range(blocks - config.top_layers, blocks)),
-        layers_pattern=None if config.top_layers is None else _block_list(model.module),
+        target_modules=_linear_layers(model.module, config.top_layers),
     )
     model.adapter = LoraModel(model.module, lora, "default")
     return model
@@ -63,9 +59,15 @@ def disable_dropout(module: nn.Module) -> None:
                 setattr(part, name, 0.0)
 
 
-def _block_list(module: nn.Module) -> str:
-    """The name of the module list that holds the blocks: "layers", "h", …"""
-    lists = [(len(m), name) for name, m in module.named_modules() if isinstance(m, nn.ModuleList)]
+def _linear_layers(module: nn.Module, top: int | None) -> list[str]:
+    """Names of the linear layers inside the blocks, of the top `top` blocks only if given. The head is not one of them."""
+    lists = [(len(part), name) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
     if not lists:
-        raise ModelError(f"{type(module).__name__} has no list of blocks; remove tuning.top_layers")
-    return max(lists)[1].rpartition(".")[2]
+        raise ModelError(f"{type(module).__name__} has no list of blocks to put adapters in; set tuning.kind=full")
+    blocks, path = max(lists)
+    if top is not None and top > blocks:
+        raise ModelError(f"tuning.top_layers is {top}, but the model has {blocks} blocks; set at most {blocks}")
+    inside = tuple(f"{path}.{i}." for i in range(blocks - (top or blocks), blocks))
+    return [
+        name for name, part in module.named_modules() if isinstance(part, nn.Linear | Conv1D) and name.startswith(inside)
+    ]

@@ -1,11 +1,13 @@
 """The one place that runs a model over given tokens: log-probs, values and rewards of responses that already exist."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from proxtune.data.collate import Tokens
+from proxtune.data.collate import Tokens, collate_pairs
+from proxtune.data.template import PreferenceExample
 from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.objectives import token_entropy
@@ -68,6 +70,12 @@ def values_after(model: LanguageModel, head: ScalarHead, tokens: Tokens) -> Tens
 def rewards(model: RewardModel, tokens: Tokens) -> Tensor:
     """[B]: the reward model's normalised score, read at the last token of prompt + response."""
     return model.gain * model.head(_last_states(model.lm, tokens)) + model.bias
+
+
+def pair_rewards(model: RewardModel, pairs: Sequence[PreferenceExample]) -> tuple[Tensor, Tensor]:
+    """([N], [N]): scores of the chosen and of the rejected answers, from one pass."""
+    chosen, rejected = rewards(model, collate_pairs(pairs).to(model.lm.device)).chunk(2)
+    return chosen, rejected
 
 
 def states(model: LanguageModel, tokens: Tokens) -> Tensor:

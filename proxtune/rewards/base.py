@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 
 from proxtune.data.collate import Tokens
+from proxtune.data.template import PromptExample
 from proxtune.errors import ConfigError, RewardError
+from proxtune.models.language_model import LanguageModel
+from proxtune.rollouts.rollout import Rollout
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,18 @@ class Answers:
     responses: list[str]
     tokens: Tokens
     columns: dict[str, list[Any]]  # the other columns of the prompt's row; None where a row has no such column
+
+
+def answers_of(model: LanguageModel, prompts: Sequence[PromptExample], rollout: Rollout) -> Answers:
+    """A rollout as rewards see it."""
+    lengths = rollout.tokens.response_lengths.tolist()
+    responses = [
+        model.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        for ids, length in zip(rollout.tokens.response_ids, lengths, strict=True)
+    ]
+    names = {name for prompt in prompts for name in prompt.columns}
+    columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
+    return Answers([prompt.text for prompt in prompts], responses, rollout.tokens, columns)
 
 
 class Reward(Protocol):

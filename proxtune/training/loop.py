@@ -4,10 +4,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from proxtune.config import Section
-from proxtune.runs import Run
+from proxtune.runs import Run, derive_seed
 from proxtune.training import checkpoint
 from proxtune.training.metrics import Metrics
 
@@ -52,6 +53,7 @@ def fit(
     config: TrainingConfig,
     *,
     steps: int,
+    seed: int = 0,
     evaluate: Callable[[], Metrics] | None = None,
     watch: Watch | None = None,
 ) -> None:
@@ -66,6 +68,7 @@ def fit(
     start = restore(algorithm, batches, run)
     run.rewind(start)
     for step in range(start + 1, steps + 1):
+        torch.manual_seed(derive_seed(seed, "step", step))  # dropout: the only draws without a generator of their own
         began = time.perf_counter()
         metrics = algorithm.step(next(batches))
         metrics["time/step"] = time.perf_counter() - began

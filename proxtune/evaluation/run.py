@@ -1,0 +1,51 @@
+"""Figures of a model on held-out data, and fresh answers to judge."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from proxtune.data.collate import collate_examples
+from proxtune.data.template import Example, PreferenceExample, PromptExample
+from proxtune.models.heads import RewardModel
+from proxtune.models.language_model import LanguageModel
+from proxtune.models.score import pair_rewards, score
+from proxtune.objectives import bradley_terry_loss
+from proxtune.rewards.base import Answers, answers_of
+from proxtune.rollouts.collect import collect
+from proxtune.rollouts.engine import sample
+from proxtune.rollouts.sampling import SamplingConfig
+from proxtune.runs import derive_seed
+
+
+@torch.no_grad()
+def likelihood(model: LanguageModel, examples: Sequence[Example], *, rows_at_once: int = 32) -> dict[str, float]:
+    """`eval/loss`, nats a response token over all of them, and `eval/perplexity`, its exponential."""
+    was_training = model.module.training
+    model.module.eval()
+    total, count = 0.0, 0
+    for start in range(0, len(examples), rows_at_once):
+        tokens = collate_examples(examples[start : start + rows_at_once]).to(model.device)
+        total -= float(score(model, tokens).logprobs.double().sum())
+        count += int(tokens.mask.sum())
+    model.module.train(was_training)
+    return {"eval/loss": total / count, "eval/perplexity": math.exp(min(total / count, 700.0))}
+
+
+@torch.no_grad()
+def pair_accuracy(model: RewardModel, pairs: Sequence[PreferenceExample], *, rows_at_once: int = 32) -> dict[str, float]:
+    """`eval/accuracy`, the share of pairs whose chosen answer scores higher, `eval/loss` and `eval/margin`."""
+    was_training = model.lm.module.training
+    model.lm.module.eval()
+    parts = [pair_rewards(model, pairs[i : i + rows_at_once]) for i in range(0, len(pairs), rows_at_once)]
+    model.lm.module.train(was_training)
+    chosen, rejected = (torch.cat(side) for side in zip(*parts, strict=True))
+    loss, stats = bradley_terry_loss(chosen, rejected)
+    return {"eval/loss": float(loss), "eval/accuracy": float(stats["accuracy"]), "eval/margin": float(stats["margin"])}
+
+
+def fresh_answers(model: LanguageModel, prompts: Sequence[PromptExample], config: SamplingConfig, *, seed: int) -> Answers:
+    """One answer to each prompt. The same seed gives two models the same luck, so that they can be compared in pairs."""
+    ids = [prompt.prompt_ids for prompt in prompts]
+    rollout = collect(model, ids, config, sampler=sample, seed=derive_seed(seed, "held-out answers"), step=0)
+    return answers_of(model, prompts, rollout)

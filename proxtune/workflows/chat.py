@@ -1,0 +1,45 @@
+"""A conversation in the terminal."""
+
+import sys
+
+from proxtune.data.records import Message
+from proxtune.data.template import encode_prompt
+from proxtune.models.language_model import LanguageModel
+from proxtune.models.load import ModelConfig, load
+from proxtune.rollouts.engine import decode
+from proxtune.rollouts.sampling import SamplingConfig, row_uniforms
+
+
+def talk(name: str, config: SamplingConfig, *, plain: bool, seed: int) -> None:
+    """Read lines from standard input and stream the answers, until an empty line or the end of input."""
+    model = load(ModelConfig(name=name))
+    plain = plain or not model.tokenizer.chat_template
+    turns: list[Message] = []
+    while line := _ask():
+        turns.append(Message("user", line))
+        prompt = encode_prompt(model.tokenizer, line if plain else tuple(turns))
+        answer = answer_aloud(model, prompt, config, seed=seed, turn=len(turns))
+        turns.append(Message("assistant", answer))
+
+
+def answer_aloud(model: LanguageModel, prompt: list[int], config: SamplingConfig, *, seed: int, turn: int) -> str:
+    """Print an answer as it is sampled, and return it."""
+    uniforms = row_uniforms(seed, "chat", turn, [0], config.max_new_tokens)
+    ids: list[int] = []
+    shown = ""
+    for step in decode(model, [prompt], config, uniforms=uniforms):
+        ids.append(int(step.tokens[0]))
+        text = model.tokenizer.decode(ids, skip_special_tokens=True)
+        if not text.endswith("\ufffd"):  # half of a character: wait for the rest
+            sys.stdout.write(text[len(shown) :])
+            sys.stdout.flush()
+            shown = text
+    sys.stdout.write("\n")
+    return shown
+
+
+def _ask() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""

@@ -1,0 +1,51 @@
+"""`proxtune eval`: a run's model on held-out data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from proxtune import config as configs
+from proxtune.data.records import Record
+from proxtune.data.sources import DataConfig, load, read
+from proxtune.data.template import encode, encode_preferences, encode_prompts
+from proxtune.errors import ConfigError
+from proxtune.evaluation.run import likelihood, pair_accuracy
+from proxtune.models.load import load as load_model
+from proxtune.rewards.base import Reward
+from proxtune.runs import Run
+from proxtune.training.metrics import Metrics
+from proxtune.workflows.jobs import PPORun, RewardRun, SFTRun, build_reward, mean_score, reward_model_of
+
+SCHEMAS: dict[str, type[SFTRun | RewardRun | PPORun]] = {"sft": SFTRun, "reward": RewardRun, "ppo": PPORun}
+
+
+def evaluate_run(path: Path, data: Path | None = None, functions: Sequence[tuple[Reward, float]] = ()) -> Metrics:
+    """The figures that the run's own evaluation gives, on `data` or on what the run held out.
+
+    Raises:
+        ConfigError: the folder is not a run, or nothing was held out and no data is given.
+    """
+    run = Run.open(path)
+    config = configs.load(SCHEMAS[run.manifest()["command"]], [run.config_path])
+    records = _records(config.data, data, config.seed)
+    if isinstance(config, RewardRun):
+        model = reward_model_of(str(path), config)
+        pairs, _ = encode_preferences(records, model.lm.tokenizer, max_length=model.max_length, too_long=config.data.too_long)
+        return pair_accuracy(model, pairs)
+    lm = load_model(config.model.model_copy(update={"name": str(path)}))
+    if isinstance(config, SFTRun):
+        length = config.data.max_length or lm.context
+        examples, _ = encode(records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
+        return likelihood(lm, examples)
+    length = config.data.max_length or lm.context - config.rollout.max_new_tokens
+    prompts, _ = encode_prompts(records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
+    reward, _ = build_reward(config, functions, lm)
+    return mean_score(lm, reward, prompts, config)
+
+
+def _records(config: DataConfig, data: Path | None, seed: int) -> list[Record]:
+    if data is not None:
+        return read(data, on_error=config.on_error, chat=config.chat).records
+    _, held_out = load(config, seed=seed)
+    if held_out is None:
+        raise ConfigError("the run held nothing out (no data.eval, data.eval_fraction=0); pass --data FILE")
+    return held_out.records

@@ -1,0 +1,279 @@
+"""From a config to the parts of a run: model, data, algorithm. Nothing is trained here."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from proxtune.algorithms.ppo import PPO, PPOConfig
+from proxtune.algorithms.reward_model import RewardModelConfig, RewardTrainer, normalise
+from proxtune.algorithms.sft import SFT, SFTConfig
+from proxtune.config import Section
+from proxtune.data.loader import Loader
+from proxtune.data.records import Completion, Labelled, Preference, Record, Text
+from proxtune.data.sources import DataConfig, Dataset
+from proxtune.data.sources import load as load_data
+from proxtune.data.template import PromptExample, encode, encode_preferences, encode_prompts
+from proxtune.errors import ConfigError
+from proxtune.evaluation.run import fresh_answers, likelihood, pair_accuracy
+from proxtune.models.critic import CriticConfig, build_critic
+from proxtune.models.heads import RewardModel, ScalarHead
+from proxtune.models.language_model import LanguageModel, weight_hash
+from proxtune.models.load import ModelConfig, resolve
+from proxtune.models.load import load as load_model
+from proxtune.models.peft import TuningConfig, tune
+from proxtune.rewards.base import Reward
+from proxtune.rewards.combine import WeightedSum
+from proxtune.rewards.learned import LearnedReward
+from proxtune.rollouts.sampling import SamplingConfig, training_problems
+from proxtune.runs import derive_seed
+from proxtune.training.loop import Algorithm, TrainingConfig
+from proxtune.training.metrics import Metrics
+from proxtune.training.optim import OptimConfig
+
+
+class RunConfig(Section):
+    """What every run has."""
+
+    name: str = Field("run", description="the run's folder is <runs>/<name>")
+    runs: Path = Field(Path("runs"), description="where runs live")
+    seed: int = Field(1, description="every random draw of the run derives from it")
+    model: ModelConfig = Field(ModelConfig(), description="the language model to start from")
+    tuning: TuningConfig = Field(TuningConfig(), description="which weights are trained")
+    data: DataConfig = Field(description="what to learn from")
+    optim: OptimConfig = Field(OptimConfig(), description="the optimiser")
+    training: TrainingConfig = Field(TrainingConfig(), description="how long, and what is kept")
+
+
+class SFTRun(RunConfig):
+    """`proxtune sft`."""
+
+    name: str = Field("sft", description="the run's folder is <runs>/<name>")
+    sft: SFTConfig = Field(SFTConfig(), description="the algorithm")
+
+
+class RewardRun(RunConfig):
+    """`proxtune reward`."""
+
+    name: str = Field("reward", description="the run's folder is <runs>/<name>")
+    reward_model: RewardModelConfig = Field(RewardModelConfig(), description="the algorithm")
+
+
+class RewardConfig(Section):
+    """`reward`: what PPO is rewarded for. Python functions come by `--reward FILE.py:FUNCTION`, never from a config."""
+
+    models: list[str] = Field([], description="reward models: RUN or FOLDER, or RUN=WEIGHT")
+
+    def weights(self) -> dict[str, float]:
+        """Run or folder -> weight, 1 where none is given."""
+        return {name: float(weight or 1) for name, _, weight in (model.partition("=") for model in self.models)}
+
+    def problems(self) -> list[tuple[str, str]]:
+        try:
+            self.weights()
+        except ValueError as error:
+            return [("models", f"{error}; write RUN or RUN=WEIGHT, as in runs/helpful=0.5")]
+        return []
+
+
+class PPORun(RunConfig):
+    """`proxtune ppo`."""
+
+    name: str = Field("ppo", description="the run's folder is <runs>/<name>")
+    rollout: SamplingConfig = Field(SamplingConfig(), description="how responses are sampled")
+    reward: RewardConfig = Field(RewardConfig(), description="what is rewarded")
+    critic: CriticConfig = Field(CriticConfig(), description="what estimates the values")
+    ppo: PPOConfig = Field(PPOConfig(), description="the algorithm")
+
+    def problems(self) -> list[tuple[str, str]]:
+        found = [(f"rollout.{key}", message) for key, message in training_problems(self.rollout)]
+        if self.tuning.dropout > 0:
+            found.append(("tuning.dropout", "PPO needs the sampler and the trainer to be one function; set tuning.dropout=0"))
+        if self.critic.kind == "separate" and self.ppo.value_coef == 0:
+            found.append(("ppo.value_coef", "is 0, so the separate critic would never learn; set ppo.value_coef above 0"))
+        return found
+
+
+@dataclass
+class Job:
+    """All that a run needs, built and ready: `execute` trains it, a dry run describes it."""
+
+    command: str
+    config: RunConfig
+    algorithm: Algorithm
+    batches: Loader[Any]
+    steps: int
+    save: Callable[[Path], None]
+    evaluate: Callable[[], Metrics] | None
+    base: dict[str, str]  # name and hash of the weights the run starts from
+    data: dict[str, str]  # path -> fingerprint
+    parameters: dict[str, int]  # trained and total
+    notes: list[str] = field(default_factory=list)  # what was read, kept, cut
+
+
+def sft_job(config: SFTRun) -> Job:
+    """Supervised fine-tuning."""
+    train, held_out, notes, data = _read(config)
+    model, base = _model(config, train.records)
+    model = tune(model, config.tuning)
+    length = _max_length(config, model)
+    examples, report = encode(train.records, model.tokenizer, max_length=length, too_long=config.data.too_long)
+    notes.append(str(report))
+    evaluate = None
+    if held_out is not None:
+        held, report = encode(held_out.records, model.tokenizer, max_length=length, too_long=config.data.too_long)
+        notes.append(f"held out: {report}")
+        evaluate = lambda: likelihood(model, held)  # noqa: E731
+    batches = Loader(examples, config.sft.batch_size, seed=config.seed)
+    steps = _steps(config, batches)
+    algorithm = SFT(model, config.sft, optim=config.optim, total_steps=steps)
+    counts = _count(model)
+    return Job("sft", config, algorithm, batches, steps, model.save, evaluate, base, data, counts, notes)
+
+
+def reward_job(config: RewardRun) -> Job:
+    """Reward modelling."""
+    train, held_out, notes, data = _read(config)
+    lm, base = _model(config, train.records)
+    length = _max_length(config, lm)
+    head = ScalarHead(lm.hidden_size, zero=False, generator=_generator(config.seed, "reward head"))
+    model = RewardModel(tune(lm, config.tuning), head.to(lm.device), max_length=length)
+    pairs, report = encode_preferences(train.records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
+    notes.append(str(report))
+    held = None
+    if held_out is not None:
+        held, report = encode_preferences(held_out.records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
+        notes.append(f"held out: {report}")
+    batches = Loader(pairs, config.reward_model.batch_size, seed=config.seed)
+    steps = _steps(config, batches)
+    algorithm = RewardTrainer(model, config.reward_model, optim=config.optim, total_steps=steps)
+    evaluate = (lambda: pair_accuracy(model, held)) if held else None
+
+    def save(folder: Path) -> None:
+        normalise(model, held or pairs)
+        model.save(folder)
+
+    counts = _count(lm, head)
+    return Job("reward", config, algorithm, batches, steps, save, evaluate, base, data, counts, notes)
+
+
+def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = ()) -> Job:
+    """PPO against reward models of the config and functions of the caller."""
+    train, held_out, notes, data = _read(config)
+    policy, base = _model(config, train.records)
+    length = _max_length(config, policy, reserve=config.rollout.max_new_tokens)
+    prompts, report = encode_prompts(train.records, policy.tokenizer, max_length=length, too_long=config.data.too_long)
+    notes.append(str(report))
+    reward, first_model = build_reward(config, functions, policy)
+    critic = build_critic(policy, config.critic, config.tuning, first_model)
+    policy = tune(policy, config.tuning)
+    batches = Loader(prompts, config.ppo.batch_size, seed=config.seed)
+    steps = _steps(config, batches)
+    algorithm = PPO(
+        policy,
+        reward,
+        config.ppo,
+        rollout=config.rollout,
+        optim=config.optim,
+        critic=critic,
+        critic_config=config.critic,
+        total_steps=steps,
+        seed=config.seed,
+    )
+    evaluate = None
+    if held_out is not None:
+        held, report = encode_prompts(held_out.records, policy.tokenizer, max_length=length, too_long=config.data.too_long)
+        notes.append(f"held out: {report}")
+        evaluate = lambda: mean_score(policy, reward, held, config)  # noqa: E731
+    counts = _count(policy, critic.head) if critic.trunk is None else _count(policy, critic.head, critic.trunk.module)
+    return Job("ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes)
+
+
+def build_reward(
+    config: PPORun, functions: Sequence[tuple[Reward, float]], policy: LanguageModel
+) -> tuple[WeightedSum, RewardModel | None]:
+    """The weighted sum of all rewards, and the first reward model, which a separate critic starts from."""
+    if not config.reward.models and not functions:
+        raise ConfigError("nothing is rewarded: set reward.models=[runs/NAME], or pass --reward FILE.py:FUNCTION")
+    weights = config.reward.weights()
+    models = {name: reward_model_of(name, config) for name in weights}
+    learned: list[tuple[Reward, float]] = [
+        (LearnedReward(model, same_tokenizer=_same_tokenizer(model.lm, policy), name=Path(name).name), weights[name])
+        for name, model in models.items()
+    ]
+    return WeightedSum([*learned, *functions]), next(iter(models.values()), None)
+
+
+def mean_score(policy: LanguageModel, reward: Reward, prompts: Sequence[PromptExample], config: PPORun) -> Metrics:
+    """`eval/score`: the mean reward of one fresh answer to each held-out prompt, drawn alike at every evaluation."""
+    answers = fresh_answers(policy, prompts, config.rollout, seed=config.seed)
+    return {"eval/score": float(reward(answers).mean())}
+
+
+def _read(config: RunConfig) -> tuple[Dataset, Dataset | None, list[str], dict[str, str]]:
+    train, held_out = load_data(config.data, seed=config.seed)
+    notes, data = [str(train.report)], {str(config.data.train): train.fingerprint}
+    if config.data.eval is not None and held_out is not None:
+        notes.append(str(held_out.report))
+        data[str(config.data.eval)] = held_out.fingerprint
+    return train, held_out, notes, data
+
+
+def _model(config: RunConfig, records: Sequence[Record]) -> tuple[LanguageModel, dict[str, str]]:
+    model = load_model(config.model, corpus=(_text(record) for record in records), seed=derive_seed(config.seed, "weights"))
+    return model, {"name": config.model.name, "hash": weight_hash(model.module)}
+
+
+def _text(record: Record) -> str:
+    match record:
+        case Text(text) | Labelled(text):
+            return text
+        case Completion(prompt, completion):
+            return f"{_plain(prompt)} {completion}"
+        case Preference(prompt, chosen, rejected):
+            return f"{_plain(prompt)} {chosen} {rejected}"
+    return _plain(record.prompt)
+
+
+def _plain(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else "\n".join(message.content for message in prompt)
+
+
+def _max_length(config: RunConfig, model: LanguageModel, reserve: int = 0) -> int:
+    """Tokens of a row: `data.max_length`, or what the model's context leaves besides `reserve`."""
+    room = model.context - reserve
+    wanted = config.data.max_length or room
+    if wanted > room or room < 1:
+        beside = f" minus rollout.max_new_tokens={reserve}" if reserve else ""
+        raise ConfigError(f"data.max_length is {wanted}, but the model's context is {model.context}{beside}; set at most {room}")
+    return wanted
+
+
+def _steps(config: RunConfig, batches: Loader[Any]) -> int:
+    return config.training.steps or max(1, math.ceil(config.training.epochs * batches.batches_per_epoch))
+
+
+def reward_model_of(name: str, config: RunConfig) -> RewardModel:
+    folder = Path(resolve(name))
+    lm = load_model(config.model.model_copy(update={"name": str(folder)}))
+    return RewardModel.load(lm, folder)
+
+
+def _same_tokenizer(one: LanguageModel, other: LanguageModel) -> bool:
+    return one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+
+
+def _count(model: LanguageModel, *heads: torch.nn.Module) -> dict[str, int]:
+    parameters = [*model.module.parameters(), *(p for head in heads for p in head.parameters())]
+    return {
+        "trained": sum(p.numel() for p in parameters if p.requires_grad),
+        "total": sum(p.numel() for p in parameters),
+    }
+
+
+def _generator(seed: int, purpose: str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, purpose))

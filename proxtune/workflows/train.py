@@ -1,0 +1,117 @@
+"""A job becomes a run: written down, trained, saved, reported; or, in a dry run, described."""
+
+import shutil
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from proxtune import config as configs
+from proxtune.errors import CheckpointError, ConfigError
+from proxtune.evaluation.report import write_report
+from proxtune.runs import Run, environment
+from proxtune.training.loop import fit
+from proxtune.workflows.jobs import Job
+from proxtune.workflows.progress import Progress
+
+
+def describe(job: Job) -> str:
+    """What a run would do: the data as read, the steps, the weights, the resolved config."""
+    trained, total = job.parameters["trained"], job.parameters["total"]
+    return "\n".join(
+        [
+            *job.notes,
+            f"steps       {job.steps}  ({job.batches.batches_per_epoch} to an epoch)",
+            f"parameters  {trained:,} trained of {total:,} ({trained / total:.2%})",
+            f"base        {job.base['name']}  sha256 {job.base['hash'][:16]}",
+            f"run         {job.config.runs / job.config.name}",
+            "",
+            configs.dump(job.config),
+        ]
+    )
+
+
+def execute(job: Job, *, resume: bool = False, console: Console | None = None) -> Run:
+    """Train the job in its run folder and leave there a model, the figures and a report.
+
+    Raises:
+        ConfigError: the folder is taken and `resume` is not set, or the run there was another one.
+    """
+    console = console or Console()
+    with Run.create(job.config.runs / job.config.name, resume=resume) as run:
+        for note in job.notes:
+            console.print(note, style="dim", highlight=False)
+        manifest = _enter(job, run)
+        if manifest.get("finished"):
+            console.print(f"{run.path} is finished: {job.steps} steps, model in {run.model}. Nothing left to do.")
+            return run
+        began = time.perf_counter()
+        with Progress(job.command, job.steps, console) as progress:
+            fit(
+                job.algorithm,
+                job.batches,
+                run,
+                job.config.training,
+                steps=job.steps,
+                seed=job.config.seed,
+                evaluate=job.evaluate,
+                watch=progress,
+            )
+        save_model(job, run)
+        manifest |= {"finished": _now(), "seconds": manifest.get("seconds", 0.0) + time.perf_counter() - began}
+        run.write_manifest(manifest)
+        report = write_report(run)
+        console.print(f"model   {run.model}\nreport  {report}", highlight=False)
+    return run
+
+
+def save_model(job: Job, run: Run) -> None:
+    """Write the model beside its final name, then rename: `model/` is whole or not there."""
+    partial = run.path / "model.partial"
+    for folder in (partial, run.model):
+        shutil.rmtree(folder, ignore_errors=True)
+    partial.mkdir()
+    job.save(partial)
+    partial.rename(run.model)
+
+
+def _enter(job: Job, run: Run) -> dict[str, Any]:
+    """Write config and manifest of a new run, or hold the job against those of the run that is resumed."""
+    text = configs.dump(job.config)
+    if not run.manifest():
+        run.write_config(text)
+        manifest = {
+            "command": job.command,
+            "began": _now(),
+            "steps": job.steps,
+            "base": job.base,
+            "data": job.data,
+            "parameters": job.parameters,
+            "threads": torch.get_num_threads(),
+            "environment": environment(),
+        }
+        run.write_manifest(manifest)
+        return manifest
+    manifest = run.manifest()
+    old = run.config_path.read_text(encoding="utf-8")
+    if old != text:
+        raise ConfigError(f"{run.path} was begun with another config:\n{_difference(old, text)}\ngive the run's own values to resume it")
+    if manifest["base"] != job.base:
+        raise CheckpointError(
+            f"{run.path} began from weights with sha256 {manifest['base']['hash'][:16]}, but {job.base['name']} now has "
+            f"{job.base['hash'][:16]}; the reference would be another one. Bring the old weights back, or begin a new run"
+        )
+    if manifest["data"] != job.data:
+        raise CheckpointError(f"the data of {run.path} changed since it began ({', '.join(job.data)}); bring it back, or begin a new run")
+    return manifest
+
+
+def _difference(old: str, new: str) -> str:
+    before, after = old.splitlines(), new.splitlines()
+    return "\n".join([f"  run:  {line}" for line in before if line not in after] + [f"  now:  {line}" for line in after if line not in before])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
