@@ -52,5 +52,5 @@ def token_entropy(logits: Tensor) -> Tensor:
         [...]
     """
     logprobs = torch.log_softmax(logits, dim=-1)
-    # exp(−inf) * −inf is NaN; its limit is 0.
-    return -torch.where(logprobs.isneginf(), 0, logprobs.exp() * logprobs).sum(dim=-1)
+    # exp(−inf) * −inf is NaN, its limit 0. The factor is replaced and not the product, whose gradient would be NaN too.
+    return -(logprobs.exp() * torch.where(logprobs.isneginf(), 0, logprobs)).sum(dim=-1)
