@@ -1,0 +1,211 @@
+"""The loop drives whatever has a step, and goes on after a kill as if there had been none."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from proxtune.data.loader import Loader
+from proxtune.errors import CheckpointError
+from proxtune.runs import Run
+from proxtune.training import checkpoint
+from proxtune.training.loop import TrainingConfig, fit, restore
+
+
+class Sum:
+    """Trains one number: it adds up what its batches hold, and a draw of the global generator."""
+
+    def __init__(self, *, fails_at: int | None = None) -> None:
+        self.total, self.steps, self.fails_at = torch.zeros(1), 0, fails_at
+
+    def step(self, batch: list[int]) -> dict[str, float]:
+        if self.fails_at == self.steps + 1:
+            raise KeyboardInterrupt
+        self.steps += 1
+        self.total = self.total + sum(batch) + torch.rand(1)
+        return {"total": float(self.total), "tokens": 10.0}
+
+    def samples(self) -> list[Mapping[str, Any]]:
+        return [{"text": f"{self.steps}.{i}"} for i in range(3)]
+
+    def state(self) -> dict[str, Any]:
+        return {"total": self.total, "steps": self.steps}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        self.total, self.steps = state["total"], state["steps"]
+
+
+def loader() -> Loader[int]:
+    return Loader(list(range(10)), 3, seed=0)
+
+
+def train(
+    path: Path,
+    algorithm: Sum,
+    *,
+    steps: int = 10,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+    **options: Any,
+) -> Sum:
+    with Run.create(path, resume=True) as run:
+        run.write_config("{}\n")
+        fit(algorithm, loader(), run, TrainingConfig(**{"save_every": 3} | options), steps=steps, evaluate=evaluate)
+    return algorithm
+
+
+def figures(path: Path) -> list[dict[str, Any]]:
+    """The metrics of a run, less the clock's."""
+    return [{k: x for k, x in row.items() if not k.startswith("time/")} for row in Run.open(path).metrics()]
+
+
+def checkpoints(path: Path) -> list[str]:
+    return sorted(folder.name for folder in (path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("fails_at", range(1, 11))
+def test_tr1_a_run_that_was_killed_anywhere_goes_on_as_if_it_had_not_been(fails_at: int, tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", Sum())
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", Sum(fails_at=fails_at))
+    resumed = train(tmp_path / "killed", Sum())
+    assert torch.equal(resumed.total, whole.total)
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+    assert [row["step"] for row in figures(tmp_path / "killed")] == list(range(1, 11))
+    assert Run.open(tmp_path / "killed").samples() == Run.open(tmp_path / "whole").samples()
+
+
+def test_tr1_a_run_may_be_killed_again_and_again(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", Sum())
+    for fails_at in (2, 5, 5, 9):
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "killed", Sum(fails_at=fails_at))
+    assert torch.equal(train(tmp_path / "killed", Sum()).total, whole.total)
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+
+
+def test_tr1_at_most_the_work_since_the_last_checkpoint_is_done_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, Sum(fails_at=9))
+    with Run.create(tmp_path, resume=True) as run:
+        again = Sum()
+        assert restore(again, loader(), run) == 6
+        assert again.steps == 6
+
+
+def test_a_finished_run_can_be_trained_on(tmp_path: Path) -> None:
+    train(tmp_path / "longer", Sum(), steps=4)
+    assert torch.equal(train(tmp_path / "longer", Sum()).total, train(tmp_path / "whole", Sum()).total)
+    assert figures(tmp_path / "longer") == figures(tmp_path / "whole")
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    train(tmp_path, Sum())
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert train(tmp_path, Sum()).steps == 10
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_ck4_a_damaged_checkpoint_is_passed_over_and_its_steps_are_made_again(tmp_path: Path) -> None:
+    train(tmp_path / "damaged", Sum())
+    (tmp_path / "damaged/checkpoints/step-000010/state.json").write_text("{}")
+    whole = train(tmp_path / "whole", Sum())
+    assert torch.equal(train(tmp_path / "damaged", Sum()).total, whole.total)
+    assert figures(tmp_path / "damaged") == figures(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"save_every": 3}, ["step-000009", "step-000010"]),
+        ({"save_every": 3, "keep": 3}, ["step-000006", "step-000009", "step-000010"]),
+        ({"save_every": 100}, ["step-000010"]),
+    ],
+)
+def test_the_newest_checkpoints_and_the_last_step_are_kept(
+    options: dict[str, int], kept: list[str], tmp_path: Path
+) -> None:
+    train(tmp_path, Sum(), **options)
+    assert checkpoints(tmp_path) == kept
+
+
+def test_save_every_0_keeps_none(tmp_path: Path) -> None:
+    train(tmp_path, Sum(), save_every=0)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_checkpoint_holds_the_algorithm_and_the_place_in_the_data(tmp_path: Path) -> None:
+    train(tmp_path, Sum(), steps=4)
+    step, state = checkpoint.load(tmp_path / "checkpoints/step-000004")
+    assert step == 4
+    assert state["algorithm"]["steps"] == 4
+    assert state["batches"] == {"epoch": 1, "position": 2}  # 12 rows of 10
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, Sum(), steps=3)
+    with Run.create(tmp_path, resume=True) as run, pytest.raises(CheckpointError, match="resume with the data"):
+        fit(Sum(), Loader([1, 2], 3, seed=0), run, TrainingConfig(), steps=6)
+
+
+@pytest.mark.parametrize(("every", "steps"), [(0, [10]), (4, [4, 8, 10]), (5, [5, 10])])
+def test_evaluation_comes_every_so_often_and_after_the_last_step(every: int, steps: list[int], tmp_path: Path) -> None:
+    train(tmp_path, Sum(), evaluate=lambda: {"eval/x": 1.5}, eval_every=every)
+    assert [row["step"] for row in figures(tmp_path) if row.get("eval/x") == 1.5] == steps
+
+
+def test_evaluation_that_draws_does_not_change_training(tmp_path: Path) -> None:
+    def evaluate() -> dict[str, float]:
+        return {"eval/draw": float(torch.rand(7).sum())}
+
+    with_evaluation = train(tmp_path / "a", Sum(), evaluate=evaluate, eval_every=1)
+    assert torch.equal(with_evaluation.total, train(tmp_path / "b", Sum()).total)
+
+
+def test_every_step_is_logged_as_it_is_made_with_its_time(tmp_path: Path) -> None:
+    class Watched(Sum):
+        def step(self, batch: list[int]) -> dict[str, float]:
+            assert len(list(lines(tmp_path / "metrics.jsonl"))) == self.steps
+            return super().step(batch)
+
+    train(tmp_path, Watched())
+    row = Run.open(tmp_path).metrics()[4]
+    assert row["step"] == 5
+    assert row["time/step"] > 0
+    assert row["time/tokens_per_second"] == pytest.approx(10 / row["time/step"])
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    if path.exists():
+        yield from map(json.loads, path.read_text().splitlines())
+
+
+@pytest.mark.parametrize(("samples", "texts"), [(2, ["1.0", "1.1"]), (0, []), (9, ["1.0", "1.1", "1.2"])])
+def test_as_many_samples_are_kept_as_were_asked_for(samples: int, texts: list[str], tmp_path: Path) -> None:
+    train(tmp_path, Sum(), steps=1, samples=samples)
+    assert [row["text"] for row in Run.open(tmp_path).samples()] == texts
+
+
+def test_whoever_watches_sees_each_step(tmp_path: Path) -> None:
+    seen = []
+    with Run.create(tmp_path, resume=False) as run:
+        watch = lambda step, metrics: seen.append((step, metrics["tokens"]))  # noqa: E731
+        fit(Sum(), loader(), run, TrainingConfig(save_every=0), steps=3, watch=watch)
+    assert seen == [(1, 10.0), (2, 10.0), (3, 10.0)]
+
+
+def test_fewer_than_two_checkpoints_cannot_be_kept() -> None:
+    with pytest.raises(ValueError, match="greater than or equal to 2"):
+        TrainingConfig(keep=1)
+
+
+def test_another_seed_draws_otherwise(tmp_path: Path) -> None:
+    totals = []
+    for seed in (0, 1):
+        algorithm = Sum()
+        with Run.create(tmp_path / str(seed), resume=False) as run:
+            fit(algorithm, loader(), run, TrainingConfig(save_every=0), steps=2, seed=seed)
+        totals.append(float(algorithm.total))
+    assert totals[0] != totals[1]
