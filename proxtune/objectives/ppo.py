@@ -90,9 +90,10 @@ def kl_shaped_rewards(
     Returns:
         [B, T], zero outside the mask; a row with no counted token gets no score.
     """
+    old_logprobs, ref_logprobs = torch.where(mask, old_logprobs, 0), torch.where(mask, ref_logprobs, 0)
     kl = kl_estimate(old_logprobs, ref_logprobs, estimator=estimator)
     is_last = mask & (mask.flip(1).cumsum(1).flip(1) == 1)
-    return torch.where(mask, -coef * kl, 0) + torch.where(is_last, scores[:, None], 0)
+    return torch.where(is_last, scores[:, None], 0) - coef * kl
 
 
 def next_kl_coef(coef: float, kl: float, *, target: float, horizon: float, batch: int) -> float:
@@ -205,7 +206,10 @@ def clipped_value_loss(
     unclipped, clipped = (values - returns) ** 2, (near - returns) ** 2
     loss = masked_mean(torch.maximum(unclipped, clipped) / 2, mask, count=count)
     clip_fraction = masked_mean((clipped > unclipped).to(values.dtype), mask, count=count)
-    return loss, {"clip_fraction": clip_fraction, "explained_variance": _explained_variance(values, returns, mask, count)}
+    return loss, {
+        "clip_fraction": clip_fraction,
+        "explained_variance": _explained_variance(values, returns, mask, count),
+    }
 
 
 def _aggregate(x: Tensor, mask: Tensor, aggregate: str, count: Tensor | float | None) -> Tensor:
