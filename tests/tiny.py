@@ -43,11 +43,19 @@ SLIDING: dict[str, Any] = {
     "eos_token_id": 1,
     "pad_token_id": 0,
 }
+GPT2: dict[str, Any] = {
+    "initializer_range": 0.2,
+    "eos_token_id": 1,
+    "bos_token_id": 1,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "attn_pdrop": 0.0,
+}
 FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**LLAMA)),
     "own": lambda: Transformer(TransformerConfig(**WIDTH)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**LLAMA, **SLIDING, use_sliding_window=True)),
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**WIDTH, initializer_range=0.2, eos_token_id=1, bos_token_id=1)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**WIDTH, **GPT2)),
     "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**LLAMA, **SLIDING, head_dim=8, final_logit_softcapping=5.0)),
 }
 
