@@ -27,9 +27,14 @@ console = Console()
 
 Configs = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[CONFIG.yaml | recipe:NAME | section.key=value] ...", help="Config files, left to right, then overrides."),
+    typer.Argument(
+        metavar="[CONFIG.yaml | recipe:NAME | section.key=value] ...",
+        help="Config files, left to right, then overrides.",
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Read the data, build the model, show what would be done; train nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Read the data, build the model, show what would be done; train nothing.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")]
 InitFrom = Annotated[Path | None, typer.Option(metavar="RUN", help="Start from the model that this run made.")]
 
@@ -43,14 +48,18 @@ def sft(configs: Configs = None, dry_run: DryRun = False, resume: Resume = False
 
 
 @app.command(epilog="Example: proxtune reward recipe:reward data.train=pairs.jsonl --init-from runs/my-sft")
-def reward(configs: Configs = None, dry_run: DryRun = False, resume: Resume = False, init_from: InitFrom = None) -> None:
+def reward(
+    configs: Configs = None, dry_run: DryRun = False, resume: Resume = False, init_from: InitFrom = None
+) -> None:
     """Train a reward model on pairs of answers, the better one first."""
     from proxtune.workflows.jobs import RewardRun, reward_job
 
     _go(reward_job(_load(RewardRun, configs, init_from)), dry_run=dry_run, resume=resume)
 
 
-@app.command(epilog="Example: proxtune ppo recipe:ppo data.train=prompts.jsonl --init-from runs/my-sft --reward my_rewards.py:brevity")
+@app.command(
+    epilog="Example: proxtune ppo recipe:ppo data.train=prompts.jsonl --init-from runs/my-sft --reward my_rewards.py:brevity"
+)
 def ppo(
     configs: Configs = None,
     dry_run: DryRun = False,
@@ -58,7 +67,10 @@ def ppo(
     init_from: InitFrom = None,
     reward: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE.py:FUNCTION[=WEIGHT]", help="A Python function (prompts, responses) -> numbers; may be given again."),
+        typer.Option(
+            metavar="FILE.py:FUNCTION[=WEIGHT]",
+            help="A Python function (prompts, responses) -> numbers; may be given again.",
+        ),
     ] = None,
 ) -> None:
     """Improve the model by PPO against reward models, Python functions, or both."""
@@ -72,8 +84,12 @@ def ppo(
 @app.command(name="eval", epilog="Example: proxtune eval runs/my-sft --data held_out.jsonl")
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
-    data: Annotated[Path | None, typer.Option(metavar="FILE", help="Data to evaluate on; by default what the run held out.")] = None,
-    reward: Annotated[list[str] | None, typer.Option(metavar="FILE.py:FUNCTION[=WEIGHT]", help="For a PPO run that had one.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Data to evaluate on; by default what the run held out.")
+    ] = None,
+    reward: Annotated[
+        list[str] | None, typer.Option(metavar="FILE.py:FUNCTION[=WEIGHT]", help="For a PPO run that had one.")
+    ] = None,
 ) -> None:
     """Measure a run's model on held-out data: loss, accuracy of pairs, or score of fresh answers."""
     from proxtune.rewards.base import from_file
@@ -89,7 +105,9 @@ def chat(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total mass.")] = 0.95,
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 256,
-    plain: Annotated[bool, typer.Option("--plain", help="Continue the text as typed, without the chat template.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Continue the text as typed, without the chat template.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="The same seed and words give the same answers.")] = 0,
 ) -> None:
     """Talk to a model in the terminal; an empty line ends."""

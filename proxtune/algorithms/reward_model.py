@@ -20,12 +20,21 @@ class RewardModelConfig(Section):
     """`reward_model`: the algorithm."""
 
     batch_size: PositiveInt = Field(16, description="pairs of an optimiser step")
-    microbatch_size: PositiveInt | None = Field(None, description="pairs of a forward pass; divides batch_size, changes no result")
-    head_learning_rate: float | None = Field(None, gt=0, description="of the new head; by default 5 times optim.learning_rate")
+    microbatch_size: PositiveInt | None = Field(
+        None, description="pairs of a forward pass; divides batch_size, changes no result"
+    )
+    head_learning_rate: float | None = Field(
+        None, gt=0, description="of the new head; by default 5 times optim.learning_rate"
+    )
 
     def problems(self) -> list[tuple[str, str]]:
         if self.microbatch_size and self.batch_size % self.microbatch_size:
-            return [("microbatch_size", f"{self.microbatch_size} does not divide batch_size={self.batch_size}; set a divisor")]
+            return [
+                (
+                    "microbatch_size",
+                    f"{self.microbatch_size} does not divide batch_size={self.batch_size}; set a divisor",
+                )
+            ]
         return []
 
 
@@ -68,7 +77,11 @@ class RewardTrainer:
             sums.add({name: x * share for name, x in {"loss": loss.detach(), **stats}.items()})
         self.steps += 1
         tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in batch)
-        return sums.total() | self.optimizer.apply() | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(tokens)}
+        return (
+            sums.total()
+            | self.optimizer.apply()
+            | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(tokens)}
+        )
 
     def samples(self) -> list[dict[str, Any]]:
         """Nothing is sampled in supervised training."""

@@ -19,11 +19,18 @@ class SFTConfig(Section):
     """`sft`: the algorithm."""
 
     batch_size: PositiveInt = Field(16, description="examples of an optimiser step")
-    microbatch_size: PositiveInt | None = Field(None, description="examples of a forward pass; divides batch_size, changes no result")
+    microbatch_size: PositiveInt | None = Field(
+        None, description="examples of a forward pass; divides batch_size, changes no result"
+    )
 
     def problems(self) -> list[tuple[str, str]]:
         if self.microbatch_size and self.batch_size % self.microbatch_size:
-            return [("microbatch_size", f"{self.microbatch_size} does not divide batch_size={self.batch_size}; set a divisor")]
+            return [
+                (
+                    "microbatch_size",
+                    f"{self.microbatch_size} does not divide batch_size={self.batch_size}; set a divisor",
+                )
+            ]
         return []
 
 
@@ -35,7 +42,12 @@ class SFT:
     """
 
     def __init__(
-        self, model: LanguageModel, config: SFTConfig | None = None, *, optim: OptimConfig | None = None, total_steps: int = 0
+        self,
+        model: LanguageModel,
+        config: SFTConfig | None = None,
+        *,
+        optim: OptimConfig | None = None,
+        total_steps: int = 0,
     ) -> None:
         self.model, self.config = model, config or SFTConfig()
         self.optimizer = Optimizer({"model": list(model.trained().values())}, optim or OptimConfig(), total=total_steps)
@@ -54,7 +66,11 @@ class SFT:
             loss.backward()
             sums.add({"loss": loss.detach(), **stats})
         self.steps += 1
-        return sums.total() | self.optimizer.apply() | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(count)}
+        return (
+            sums.total()
+            | self.optimizer.apply()
+            | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(count)}
+        )
 
     def samples(self) -> list[dict[str, Any]]:
         """Nothing is sampled in supervised training."""

@@ -33,7 +33,9 @@ def likelihood(model: LanguageModel, examples: Sequence[Example], *, rows_at_onc
 
 
 @torch.no_grad()
-def pair_accuracy(model: RewardModel, pairs: Sequence[PreferenceExample], *, rows_at_once: int = 32) -> dict[str, float]:
+def pair_accuracy(
+    model: RewardModel, pairs: Sequence[PreferenceExample], *, rows_at_once: int = 32
+) -> dict[str, float]:
     """`eval/accuracy`, the share of pairs whose chosen answer scores higher, `eval/loss` and `eval/margin`."""
     was_training = model.lm.module.training
     model.lm.module.eval()
@@ -44,7 +46,9 @@ def pair_accuracy(model: RewardModel, pairs: Sequence[PreferenceExample], *, row
     return {"eval/loss": float(loss), "eval/accuracy": float(stats["accuracy"]), "eval/margin": float(stats["margin"])}
 
 
-def fresh_answers(model: LanguageModel, prompts: Sequence[PromptExample], config: SamplingConfig, *, seed: int) -> Answers:
+def fresh_answers(
+    model: LanguageModel, prompts: Sequence[PromptExample], config: SamplingConfig, *, seed: int
+) -> Answers:
     """One answer to each prompt. The same seed gives two models the same luck, so that they can be compared in pairs."""
     ids = [prompt.prompt_ids for prompt in prompts]
     rollout = collect(model, ids, config, sampler=sample, seed=derive_seed(seed, "held-out answers"), step=0)

@@ -25,12 +25,19 @@ class CriticConfig(Section):
     detach: bool = Field(True, description="shared only: stop the head's gradient at the trunk")
     learning_rate: float | None = Field(None, gt=0, description="of the critic; by default 5 times optim.learning_rate")
     warmup_steps: int | None = Field(
-        None, ge=0, description="steps that train the critic alone; by default 10 for a separate critic with a new head, else 0"
+        None,
+        ge=0,
+        description="steps that train the critic alone; by default 10 for a separate critic with a new head, else 0",
     )
 
     def problems(self) -> list[tuple[str, str]]:
         if self.kind == "separate" and not self.detach:
-            return [("detach", "a separate critic has no policy trunk to train; set critic.kind=shared or remove critic.detach")]
+            return [
+                (
+                    "detach",
+                    "a separate critic has no policy trunk to train; set critic.kind=shared or remove critic.detach",
+                )
+            ]
         return []
 
 
@@ -58,7 +65,9 @@ class Critic:
         return values_after(self.trunk or policy, self.head, tokens)
 
 
-def build_critic(policy: LanguageModel, config: CriticConfig, tuning: TuningConfig, reward_model: RewardModel | None = None) -> Critic:
+def build_critic(
+    policy: LanguageModel, config: CriticConfig, tuning: TuningConfig, reward_model: RewardModel | None = None
+) -> Critic:
     """The critic that `config` asks for.
 
     A separate one starts from the reward model where that has the policy's architecture (its head included, in units of the
@@ -68,7 +77,11 @@ def build_critic(policy: LanguageModel, config: CriticConfig, tuning: TuningConf
     new_head = ScalarHead(policy.hidden_size, zero=True).to(policy.device)
     if config.kind == "shared":
         return Critic(new_head, None, config.warmup_steps or 0)
-    if reward_model is None or type(reward_model.lm.module) is not type(policy.module) or reward_model.lm.hidden_size != policy.hidden_size:
+    if (
+        reward_model is None
+        or type(reward_model.lm.module) is not type(policy.module)
+        or reward_model.lm.hidden_size != policy.hidden_size
+    ):
         trunk = tune(policy.frozen_copy(), tuning)
         head, warmup = new_head, 10 if config.warmup_steps is None else config.warmup_steps
     else:

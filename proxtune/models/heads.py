@@ -52,7 +52,10 @@ class RewardModel:
     def save(self, folder: Path) -> None:
         """A model folder with the head beside the weights."""
         self.lm.save(folder)
-        save_file({name: x.detach().cpu().contiguous() for name, x in self.head.state_dict().items()}, folder / "head.safetensors")
+        save_file(
+            {name: x.detach().cpu().contiguous() for name, x in self.head.state_dict().items()},
+            folder / "head.safetensors",
+        )
         meta = {"max_length": self.max_length, "gain": self.gain, "bias": self.bias}
         (folder / "head.json").write_text(json.dumps(meta, indent=2) + "\n")
 

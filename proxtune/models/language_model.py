@@ -57,7 +57,11 @@ class LanguageModel:
             ids, positions: [B, S]; mask: [B, 1, S, K] bool (or one for each kind of layer, see `rollouts.cache`).
         """
         return self.module.base_model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
         ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -92,7 +96,9 @@ def copy_into(weights: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> No
     """Overwrite `weights` with what a checkpoint stored under the same names."""
     if weights.keys() != stored.keys():
         odd = sorted(weights.keys() ^ stored.keys())
-        raise CheckpointError(f"the checkpoint holds other weights than this run trains (first difference: {odd[0]}); is the config the same?")
+        raise CheckpointError(
+            f"the checkpoint holds other weights than this run trains (first difference: {odd[0]}); is the config the same?"
+        )
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(stored[name])

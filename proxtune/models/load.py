@@ -36,11 +36,18 @@ class ScratchConfig(Section):
     hidden: PositiveInt = Field(128, description="width of the hidden states")
     heads: PositiveInt = Field(4, description="attention heads")
     context: PositiveInt = Field(256, description="longest sequence, in tokens")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in the blocks (supervised training only; RL sets it to 0)")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout in the blocks (supervised training only; RL sets it to 0)"
+    )
 
     def problems(self) -> list[tuple[str, str]]:
         if self.hidden % (2 * self.heads):
-            return [("hidden", f"{self.hidden} does not divide into {self.heads} heads of an even width; set a multiple of {2 * self.heads}")]
+            return [
+                (
+                    "hidden",
+                    f"{self.hidden} does not divide into {self.heads} heads of an even width; set a multiple of {2 * self.heads}",
+                )
+            ]
         return []
 
 
@@ -79,7 +86,9 @@ def load(config: ModelConfig, *, corpus: Iterable[str] = (), seed: int = 0) -> L
 def device(name: str) -> torch.device:
     """The device that `auto`, `cpu` or `cuda` stands for on this machine."""
     if name == "cuda" and not torch.cuda.is_available():
-        raise ModelError("model.device is cuda, but torch sees no CUDA device; set model.device=auto or install a CUDA build of torch")
+        raise ModelError(
+            "model.device is cuda, but torch sees no CUDA device; set model.device=auto or install a CUDA build of torch"
+        )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -15,15 +15,26 @@ from proxtune.models.language_model import LanguageModel
 class TuningConfig(Section):
     """`tuning`: which weights are trained."""
 
-    kind: Literal["full", "lora"] = Field("lora", description="full: every weight; lora: low-rank adapters beside frozen weights")
+    kind: Literal["full", "lora"] = Field(
+        "lora", description="full: every weight; lora: low-rank adapters beside frozen weights"
+    )
     rank: PositiveInt = Field(16, description="LoRA rank r")
     alpha: float = Field(32.0, gt=0, description="LoRA scale: the update is alpha / rank · BA")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapter (supervised training only; RL sets it to 0)")
-    top_layers: PositiveInt | None = Field(None, description="adapt only the top n blocks; nothing is back-propagated below them")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout before the adapter (supervised training only; RL sets it to 0)"
+    )
+    top_layers: PositiveInt | None = Field(
+        None, description="adapt only the top n blocks; nothing is back-propagated below them"
+    )
 
     def problems(self) -> list[tuple[str, str]]:
         if self.kind == "full" and self.top_layers is not None:
-            return [("top_layers", "only LoRA can be limited to the top blocks; set tuning.kind=lora or remove tuning.top_layers")]
+            return [
+                (
+                    "top_layers",
+                    "only LoRA can be limited to the top blocks; set tuning.kind=lora or remove tuning.top_layers",
+                )
+            ]
         return []
 
 
@@ -69,5 +80,7 @@ def _linear_layers(module: nn.Module, top: int | None) -> list[str]:
         raise ModelError(f"tuning.top_layers is {top}, but the model has {blocks} blocks; set at most {blocks}")
     inside = tuple(f"{path}.{i}." for i in range(blocks - (top or blocks), blocks))
     return [
-        name for name, part in module.named_modules() if isinstance(part, nn.Linear | Conv1D) and name.startswith(inside)
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, nn.Linear | Conv1D) and name.startswith(inside)
     ]

@@ -51,7 +51,9 @@ def score(
 
 
 @torch.no_grad()
-def frozen_logprobs(model: LanguageModel, tokens: Tokens, *, temperature: float = 1.0, rows_at_once: int = 32) -> Tensor:
+def frozen_logprobs(
+    model: LanguageModel, tokens: Tokens, *, temperature: float = 1.0, rows_at_once: int = 32
+) -> Tensor:
     """[B, T]: log-probs without a gradient, a few rows at a time."""
     parts = torch.arange(len(tokens)).split(rows_at_once)
     return torch.cat([score(model, tokens[rows], temperature=temperature).logprobs for rows in parts])

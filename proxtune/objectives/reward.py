@@ -4,7 +4,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def bradley_terry_loss(chosen: Tensor, rejected: Tensor, *, margin: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def bradley_terry_loss(
+    chosen: Tensor, rejected: Tensor, *, margin: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """−log σ(s_chosen − s_rejected − margin), averaged over pairs (Bradley & Terry 1952; margin: Llama 2, arXiv 2307.09288).
 
     Args:

@@ -77,12 +77,18 @@ def checked(name: str, scores: Sequence[float] | Tensor, expected: int) -> Tenso
     try:
         tensor = torch.as_tensor(scores, dtype=torch.float32).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise RewardError(f"the reward {name!r} returned {scores!r:.200}; expected {expected} numbers, one a response") from error
+        raise RewardError(
+            f"the reward {name!r} returned {scores!r:.200}; expected {expected} numbers, one a response"
+        ) from error
     if tensor.shape != (expected,):
-        raise RewardError(f"the reward {name!r} returned shape {tuple(tensor.shape)}; expected ({expected},), one number a response")
+        raise RewardError(
+            f"the reward {name!r} returned shape {tuple(tensor.shape)}; expected ({expected},), one number a response"
+        )
     if not tensor.isfinite().all():
         row = int((~tensor.isfinite()).nonzero()[0])
-        raise RewardError(f"the reward {name!r} returned {tensor[row].item()} for response {row}; expected a finite number")
+        raise RewardError(
+            f"the reward {name!r} returned {tensor[row].item()} for response {row}; expected a finite number"
+        )
     return tensor
 
 
@@ -97,7 +103,9 @@ def from_file(spec: str) -> tuple[Reward, float]:
     target, _, weight = spec.partition("=")
     path, _, name = target.rpartition(":")
     if not path or not Path(path).is_file():
-        raise ConfigError(f"--reward {spec}: no such file {path or target!r}; expected FILE.py:FUNCTION or FILE.py:FUNCTION=WEIGHT")
+        raise ConfigError(
+            f"--reward {spec}: no such file {path or target!r}; expected FILE.py:FUNCTION or FILE.py:FUNCTION=WEIGHT"
+        )
     module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)

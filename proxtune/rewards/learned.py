@@ -13,7 +13,9 @@ from proxtune.rewards.base import Answers, checked
 class LearnedReward:
     """Score answers with a reward model: on the sampled tokens where policy and reward model share a tokenizer, else on the text."""
 
-    def __init__(self, model: RewardModel, *, same_tokenizer: bool, name: str = "model", rows_at_once: int = 32) -> None:
+    def __init__(
+        self, model: RewardModel, *, same_tokenizer: bool, name: str = "model", rows_at_once: int = 32
+    ) -> None:
         self.model, self.same_tokenizer, self.name, self.rows_at_once = model, same_tokenizer, name, rows_at_once
 
     @torch.no_grad()

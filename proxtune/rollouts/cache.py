@@ -28,7 +28,9 @@ class RowCache(Cache):
         """Say where the next pass writes. positions: [B, S]."""
         self.positions, self.limit = positions, int(positions.max()) + 1
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         if layer_idx == len(self.keys):
             batch, heads, _, width = key_states.shape
             self.keys.append(key_states.new_zeros(batch, heads, self.slots, width))

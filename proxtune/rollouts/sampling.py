@@ -15,10 +15,16 @@ class SamplingConfig(Section):
     """`rollout`: how responses are sampled. In training only the temperature may shape the distribution."""
 
     max_new_tokens: PositiveInt = Field(64, description="length limit of a response, in tokens")
-    temperature: float = Field(1.0, ge=0, description="logits are divided by it; 0 takes the likeliest token (not in training)")
+    temperature: float = Field(
+        1.0, ge=0, description="logits are divided by it; 0 takes the likeliest token (not in training)"
+    )
     top_k: int = Field(0, ge=0, description="keep the k likeliest tokens; 0 keeps all (chat and evaluation only)")
-    top_p: float = Field(1.0, gt=0, le=1, description="keep the likeliest tokens of this total mass (chat and evaluation only)")
-    repetition_penalty: float = Field(1.0, gt=0, description="divide the logits of tokens already there (chat and evaluation only)")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="keep the likeliest tokens of this total mass (chat and evaluation only)"
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="divide the logits of tokens already there (chat and evaluation only)"
+    )
 
 
 def training_problems(config: SamplingConfig) -> list[tuple[str, str]]:
@@ -38,13 +44,17 @@ def training_problems(config: SamplingConfig) -> list[tuple[str, str]]:
 def row_uniforms(seed: int, purpose: str, step: int, rows: Sequence[int], length: int) -> Tensor:
     """[B, length] float64 draws in [0, 1), one generator a row, so that a row's tokens do not depend on its neighbours."""
     draws = [
-        torch.rand(length, dtype=torch.float64, generator=torch.Generator().manual_seed(derive_seed(seed, purpose, step, row)))
+        torch.rand(
+            length, dtype=torch.float64, generator=torch.Generator().manual_seed(derive_seed(seed, purpose, step, row))
+        )
         for row in rows
     ]
     return torch.stack(draws)
 
 
-def next_tokens(logits: Tensor, uniforms: Tensor, config: SamplingConfig, seen: list[list[int]] | None = None) -> tuple[Tensor, Tensor]:
+def next_tokens(
+    logits: Tensor, uniforms: Tensor, config: SamplingConfig, seen: list[list[int]] | None = None
+) -> tuple[Tensor, Tensor]:
     """Draw one token a row by inverse CDF.
 
     Args:
@@ -59,12 +69,16 @@ def next_tokens(logits: Tensor, uniforms: Tensor, config: SamplingConfig, seen: 
     """
     bad = ~(logits.max(-1).values.isfinite() & ~logits.isnan().any(-1))
     if bad.any():
-        raise GenerationError(f"the model's logits are not finite in row {int(bad.nonzero()[0])} of the batch; its weights may have diverged")
+        raise GenerationError(
+            f"the model's logits are not finite in row {int(bad.nonzero()[0])} of the batch; its weights may have diverged"
+        )
     if config.temperature == 0:
         tokens = _filtered(logits, config, seen).argmax(-1)
         return tokens, logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
     logprobs = (logits / config.temperature).log_softmax(-1)
-    drawn_from = _filtered(logits, config, seen).div(config.temperature).log_softmax(-1) if _filters(config) else logprobs
+    drawn_from = (
+        _filtered(logits, config, seen).div(config.temperature).log_softmax(-1) if _filters(config) else logprobs
+    )
     cumulative = drawn_from.double().exp().cumsum(-1)
     # Scaling by the total, not 1, makes the last token with any mass the largest that can be drawn.
     tokens = torch.searchsorted(cumulative, (uniforms.to(logits.device) * cumulative[:, -1])[:, None], right=True)[:, 0]
@@ -82,7 +96,9 @@ def _filtered(logits: Tensor, config: SamplingConfig, seen: list[list[int]] | No
         for row, ids in enumerate(seen):
             known = torch.tensor(sorted(set(ids)), device=logits.device)
             value = logits[row, known]
-            logits[row, known] = torch.where(value > 0, value / config.repetition_penalty, value * config.repetition_penalty)
+            logits[row, known] = torch.where(
+                value > 0, value / config.repetition_penalty, value * config.repetition_penalty
+            )
     if config.top_k > 0:
         kth = logits.topk(min(config.top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < kth, -torch.inf)

@@ -84,7 +84,8 @@ class Optimizer:
             The gradient norm of each group before clipping, `gradient/<group>`, and `gradient/skipped`, 1.0 or 0.0.
         """
         norms = {
-            name: float(nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm)) for name, weights in self.groups.items()
+            name: float(nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm))
+            for name, weights in self.groups.items()
         }
         finite = all(math.isfinite(norm) for norm in norms.values())
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1

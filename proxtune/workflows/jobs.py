@@ -92,9 +92,13 @@ class PPORun(RunConfig):
     def problems(self) -> list[tuple[str, str]]:
         found = [(f"rollout.{key}", message) for key, message in training_problems(self.rollout)]
         if self.tuning.dropout > 0:
-            found.append(("tuning.dropout", "PPO needs the sampler and the trainer to be one function; set tuning.dropout=0"))
+            found.append(
+                ("tuning.dropout", "PPO needs the sampler and the trainer to be one function; set tuning.dropout=0")
+            )
         if self.critic.kind == "separate" and self.ppo.value_coef == 0:
-            found.append(("ppo.value_coef", "is 0, so the separate critic would never learn; set ppo.value_coef above 0"))
+            found.append(
+                ("ppo.value_coef", "is 0, so the separate critic would never learn; set ppo.value_coef above 0")
+            )
         return found
 
 
@@ -146,7 +150,9 @@ def reward_job(config: RewardRun) -> Job:
     notes.append(str(report))
     held = None
     if held_out is not None:
-        held, report = encode_preferences(held_out.records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
+        held, report = encode_preferences(
+            held_out.records, lm.tokenizer, max_length=length, too_long=config.data.too_long
+        )
         notes.append(f"held out: {report}")
     batches = Loader(pairs, config.reward_model.batch_size, seed=config.seed)
     steps = _steps(config, batches)
@@ -186,7 +192,9 @@ def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = ()) -> J
     )
     evaluate = None
     if held_out is not None:
-        held, report = encode_prompts(held_out.records, policy.tokenizer, max_length=length, too_long=config.data.too_long)
+        held, report = encode_prompts(
+            held_out.records, policy.tokenizer, max_length=length, too_long=config.data.too_long
+        )
         notes.append(f"held out: {report}")
         evaluate = lambda: mean_score(policy, reward, held, config)  # noqa: E731
     counts = _count(policy, critic.head) if critic.trunk is None else _count(policy, critic.head, critic.trunk.module)
@@ -224,7 +232,9 @@ def _read(config: RunConfig) -> tuple[Dataset, Dataset | None, list[str], dict[s
 
 
 def _model(config: RunConfig, records: Sequence[Record]) -> tuple[LanguageModel, dict[str, str]]:
-    model = load_model(config.model, corpus=(_text(record) for record in records), seed=derive_seed(config.seed, "weights"))
+    model = load_model(
+        config.model, corpus=(_text(record) for record in records), seed=derive_seed(config.seed, "weights")
+    )
     return model, {"name": config.model.name, "hash": weight_hash(model.module)}
 
 
@@ -249,7 +259,9 @@ def _max_length(config: RunConfig, model: LanguageModel, reserve: int = 0) -> in
     wanted = config.data.max_length or room
     if wanted > room or room < 1:
         beside = f" minus rollout.max_new_tokens={reserve}" if reserve else ""
-        raise ConfigError(f"data.max_length is {wanted}, but the model's context is {model.context}{beside}; set at most {room}")
+        raise ConfigError(
+            f"data.max_length is {wanted}, but the model's context is {model.context}{beside}; set at most {room}"
+        )
     return wanted
 
 

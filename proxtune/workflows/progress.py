@@ -48,7 +48,9 @@ class Progress:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def __call__(self, step: int, metrics: Metrics) -> None:
@@ -58,5 +60,7 @@ class Progress:
         self.first = step - 1 if self.first is None else self.first
         if not self.console.is_terminal and (now - self.spoke > QUIET_SECONDS or step == self.steps):
             left = (now - self.began) / (step - self.first) * (self.steps - step)
-            self.console.print(f"{self.title} {step}/{self.steps}  {left:.0f} s left  {figures}", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"{self.title} {step}/{self.steps}  {left:.0f} s left  {figures}", highlight=False, soft_wrap=True
+            )
             self.spoke = now

@@ -97,20 +97,27 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
     manifest = run.manifest()
     old = run.config_path.read_text(encoding="utf-8")
     if old != text:
-        raise ConfigError(f"{run.path} was begun with another config:\n{_difference(old, text)}\ngive the run's own values to resume it")
+        raise ConfigError(
+            f"{run.path} was begun with another config:\n{_difference(old, text)}\ngive the run's own values to resume it"
+        )
     if manifest["base"] != job.base:
         raise CheckpointError(
             f"{run.path} began from weights with sha256 {manifest['base']['hash'][:16]}, but {job.base['name']} now has "
             f"{job.base['hash'][:16]}; the reference would be another one. Bring the old weights back, or begin a new run"
         )
     if manifest["data"] != job.data:
-        raise CheckpointError(f"the data of {run.path} changed since it began ({', '.join(job.data)}); bring it back, or begin a new run")
+        raise CheckpointError(
+            f"the data of {run.path} changed since it began ({', '.join(job.data)}); bring it back, or begin a new run"
+        )
     return manifest
 
 
 def _difference(old: str, new: str) -> str:
     before, after = old.splitlines(), new.splitlines()
-    return "\n".join([f"  run:  {line}" for line in before if line not in after] + [f"  now:  {line}" for line in after if line not in before])
+    return "\n".join(
+        [f"  run:  {line}" for line in before if line not in after]
+        + [f"  now:  {line}" for line in after if line not in before]
+    )
 
 
 def _now() -> str:
