@@ -259,9 +259,8 @@ class PPO:
         for epoch in range(cfg.epochs):
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "minibatches", self.steps, epoch))
             order = rows[torch.randperm(len(rows), generator=generator)]
-            updates = [
-                self.update(experience[part], check=tally.count == 0) for part in order.split(cfg.minibatch_size)
-            ]
+            parts = order.split(cfg.minibatch_size)
+            updates = [self.update(experience[part], check=epoch == i == 0) for i, part in enumerate(parts)]
             for stats in updates:
                 tally.add(stats)
             moved = sum(stats["policy/approx_kl"] for stats in updates) / max(len(updates), 1)
