@@ -39,7 +39,7 @@ class VaderJudge:
 
     def __init__(self) -> None:
         try:
-            from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+            from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer  # noqa: PLC0415 (an extra)
         except ImportError as error:
             raise ConfigError("the VADER judge needs a package: pip install --no-deps vaderSentiment==3.3.2") from error
         self.analyzer = SentimentIntensityAnalyzer()

@@ -44,6 +44,10 @@ class LanguageModel:
         """The tokens that end an answer."""
         return stop_ids(self.tokenizer)
 
+    def text(self, ids: list[int] | Tensor) -> str:
+        """Token ids as text, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
     def trained(self) -> dict[str, nn.Parameter]:
         """The weights that this run trains, by name."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
@@ -66,7 +70,8 @@ class LanguageModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., V] in float32."""
-        logits = self.module.get_output_embeddings()(hidden).float()
+        head: nn.Module = self.module.get_output_embeddings()
+        logits: Tensor = head(hidden).float()
         cap = getattr(self.module.config.get_text_config(), "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -78,6 +78,7 @@ def load(config: ModelConfig, *, corpus: Iterable[str] = (), seed: int = 0) -> L
         module, tokenizer = _pretrained(resolve(config.name))
     tokenizer.pad_token_id = module.config.pad_token_id = pad_id(tokenizer, module.config.get_text_config().vocab_size)
     model = LanguageModel(module.to(device=device(config.device), dtype=getattr(torch, config.dtype)), tokenizer)
+    module.eval()
     check_head(model)
     module.requires_grad_(False)
     return model
@@ -125,7 +126,7 @@ def from_gguf(file: Path) -> Path:
     if folder.exists():
         return folder
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    module = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    module: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     module.hf_quantizer, module.is_quantized, module.quantization_method = None, False, None
     if hasattr(module.config, "quantization_config"):
         del module.config.quantization_config
@@ -168,7 +169,7 @@ def _from_scratch(config: ModelConfig, corpus: Iterable[str], seed: int) -> tupl
     tokenizer = train_tokenizer(corpus, sizes.vocab_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = Transformer(
+        module: Any = Transformer(
             TransformerConfig(
                 vocab_size=len(tokenizer),
                 hidden_size=sizes.hidden,
@@ -176,7 +177,7 @@ def _from_scratch(config: ModelConfig, corpus: Iterable[str], seed: int) -> tupl
                 num_attention_heads=sizes.heads,
                 max_position_embeddings=sizes.context,
                 dropout=sizes.dropout,
-                eos_token_id=tokenizer.eos_token_id,
             )
         )
+    module.config.eos_token_id = tokenizer.eos_token_id
     return module, tokenizer

@@ -19,7 +19,7 @@ class TuningConfig(Section):
         "lora", description="full: every weight; lora: low-rank adapters beside frozen weights"
     )
     rank: PositiveInt = Field(16, description="LoRA rank r")
-    alpha: float = Field(32.0, gt=0, description="LoRA scale: the update is alpha / rank · BA")
+    alpha: PositiveInt = Field(32, description="LoRA scale: the update is alpha / rank · BA")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="dropout before the adapter (supervised training only; RL sets it to 0)"
     )

@@ -27,7 +27,7 @@ class TransformerConfig(PreTrainedConfig):
 
 
 def rotate(x: Tensor, positions: Tensor) -> Tensor:
-    """Rotary positions (Su et al. 2021, arXiv 2104.09864): turn each pair (x_i, x_{i+d/2}) by positions · 10000^(−2i/d).
+    """Rotary positions (Su et al. 2021, arXiv 2104.09864): turn (x_i, x_{i+d/2}) by positions · 10000^(−2i/d).
 
     Args:
         x: [B, heads, S, d]; positions: [B, S].
@@ -41,6 +41,8 @@ def rotate(x: Tensor, positions: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
+    """Causal self-attention with rotary positions."""
+
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.heads, self.dropout = layer, config.num_attention_heads, config.dropout
@@ -59,6 +61,8 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention, then a two-layer network, each added to what came in."""
+
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.RMSNorm(config.hidden_size), nn.RMSNorm(config.hidden_size)
@@ -73,6 +77,8 @@ class Block(nn.Module):
 
 
 class TransformerBase(PreTrainedModel):
+    """What trunk and whole model share."""
+
     config_class = TransformerConfig
     base_model_prefix = "model"
 
@@ -89,7 +95,7 @@ class TransformerTrunk(TransformerBase):
         self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed
@@ -114,13 +120,13 @@ class TransformerTrunk(TransformerBase):
 class Transformer(TransformerBase):
     """The trunk with a language-model head tied to its embedding."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed.weight"}
+    _tied_weights_keys = {"lm_head.weight": "model.embed.weight"}  # noqa: RUF012 (transformers declares it so)
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.model = TransformerTrunk(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head

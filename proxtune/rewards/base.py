@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,15 +30,13 @@ class Answers:
 def answers_of(model: LanguageModel, prompts: Sequence[PromptExample], rollout: Rollout) -> Answers:
     """A rollout as rewards see it."""
     lengths = rollout.tokens.response_lengths.tolist()
-    responses = [
-        model.tokenizer.decode(ids[:length], skip_special_tokens=True)
-        for ids, length in zip(rollout.tokens.response_ids, lengths, strict=True)
-    ]
+    responses = [model.text(ids[:length]) for ids, length in zip(rollout.tokens.response_ids, lengths, strict=True)]
     names = {name for prompt in prompts for name in prompt.columns}
     columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
     return Answers([prompt.text for prompt in prompts], responses, rollout.tokens, columns)
 
 
+@runtime_checkable
 class Reward(Protocol):
     """`name` labels its curve; calling it gives [B] float32 on the CPU."""
 
@@ -55,7 +53,7 @@ class FunctionReward:
 
     def __init__(self, function: Callable[..., Sequence[float] | Tensor], name: str | None = None) -> None:
         self.function = function
-        self.name = name or getattr(function, "__name__", "reward")
+        self.name: str = name or str(getattr(function, "__name__", "reward"))
         parameters = inspect.signature(function).parameters.values()
         self.takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
         self.takes = {p.name for p in parameters}
@@ -94,8 +92,9 @@ def checked(name: str, scores: Sequence[float] | Tensor, expected: int) -> Tenso
 
 def as_reward(reward: "Reward | Callable[..., Sequence[float]]") -> Reward:
     """A reward as it is, or a plain function made into one."""
-    is_reward = hasattr(reward, "name") and not inspect.isfunction(reward)
-    return reward if is_reward else FunctionReward(reward)  # type: ignore[return-value, arg-type]
+    if isinstance(reward, Reward):
+        return reward
+    return FunctionReward(reward)
 
 
 def from_file(spec: str) -> tuple[Reward, float]:

@@ -29,7 +29,7 @@ class RowCache(Cache):
         self.positions, self.limit = positions, int(positions.max()) + 1
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         if layer_idx == len(self.keys):
             batch, heads, _, width = key_states.shape
@@ -46,7 +46,7 @@ class RowCache(Cache):
         self.keys = [x[rows] for x in self.keys]
         self.stored = [x[rows] for x in self.stored]
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 (the base class has it)
         """Positions are always passed explicitly; transformers asks all the same."""
         return self.limit
 

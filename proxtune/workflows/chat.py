@@ -29,7 +29,7 @@ def answer_aloud(model: LanguageModel, prompt: list[int], config: SamplingConfig
     shown = ""
     for step in decode(model, [prompt], config, uniforms=uniforms):
         ids.append(int(step.tokens[0]))
-        text = model.tokenizer.decode(ids, skip_special_tokens=True)
+        text = model.text(ids)
         if not text.endswith("\ufffd"):  # half of a character: wait for the rest
             sys.stdout.write(text[len(shown) :])
             sys.stdout.flush()

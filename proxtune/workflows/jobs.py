@@ -270,6 +270,7 @@ def _steps(config: RunConfig, batches: Loader[Any]) -> int:
 
 
 def reward_model_of(name: str, config: RunConfig) -> RewardModel:
+    """The reward model in a run or folder, with the dtype and device of `config`."""
     folder = Path(resolve(name))
     lm = load_model(config.model.model_copy(update={"name": str(folder)}))
     return RewardModel.load(lm, folder)

@@ -82,7 +82,7 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
     text = configs.dump(job.config)
     if not run.manifest():
         run.write_config(text)
-        manifest = {
+        manifest: dict[str, Any] = {
             "command": job.command,
             "began": _now(),
             "steps": job.steps,
