@@ -42,7 +42,8 @@ class RewardTrainer:
     """Bradley–Terry likelihood of the better answer (Ouyang et al. 2022, arXiv 2203.02155, section 3.5).
 
     Args:
-        model: whose trunk has its weights to train marked (`models.peft.tune`); total_steps: for the learning-rate schedule.
+        model: whose trunk has its weights to train marked (`models.peft.tune`).
+        total_steps: for the learning-rate schedule.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class RewardTrainer:
 
 @torch.no_grad()
 def normalise(model: RewardModel, pairs: Sequence[PreferenceExample], rows_at_once: int = 32) -> None:
-    """Set gain and bias so that the scores of these answers have mean 0 and standard deviation 1 (Ziegler et al. 2019, 2.1)."""
+    """Set gain and bias so that these answers score mean 0 and standard deviation 1 (Ziegler et al. 2019, 2.1)."""
     model.gain, model.bias = 1.0, 0.0
     parts = [torch.cat(pair_rewards(model, pairs[i : i + rows_at_once])) for i in range(0, len(pairs), rows_at_once)]
     scores = torch.cat(parts).double()
