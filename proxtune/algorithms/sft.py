@@ -38,7 +38,8 @@ class SFT:
     """Maximum likelihood of the response tokens after their prompt.
 
     Args:
-        model: with the weights to train marked (`models.peft.tune`); total_steps: of the run, for the learning-rate schedule.
+        model: with the weights to train marked (`models.peft.tune`).
+        total_steps: of the run, for the learning-rate schedule.
     """
 
     def __init__(
