@@ -58,7 +58,8 @@ def reward(
 
 
 @app.command(
-    epilog="Example: proxtune ppo recipe:ppo data.train=prompts.jsonl --init-from runs/my-sft --reward my_rewards.py:brevity"
+    epilog="Example: proxtune ppo recipe:ppo data.train=prompts.jsonl --init-from runs/my-sft "
+    "--reward my_rewards.py:brevity"
 )
 def ppo(
     configs: Configs = None,
