@@ -13,8 +13,8 @@ from proxtune.data.template import Example, PreferenceExample
 class Tokens:
     """B prompts with a response each.
 
-    Padding is always on the right, and a slot's meaning comes from the lengths, never from the id that stands there: a model whose
-    pad token is its EOS learns to stop like any other.
+    Padding is always on the right, and a slot's meaning comes from the lengths, never from the id that stands there:
+    a model whose pad token is its EOS learns to stop like any other.
     """
 
     prompt_ids: Tensor  # [B, P] int64
@@ -34,11 +34,15 @@ class Tokens:
         """The given rows, trimmed to their own longest prompt; the response axis keeps its width."""
         lengths = self.prompt_lengths[rows]
         return Tokens(
-            self.prompt_ids[rows][:, : int(lengths.max())], lengths, self.response_ids[rows], self.response_lengths[rows]
+            self.prompt_ids[rows][:, : int(lengths.max())],
+            lengths,
+            self.response_ids[rows],
+            self.response_lengths[rows],
         )
 
     def to(self, device: torch.device) -> "Tokens":
-        return Tokens(*(x.to(device) for x in (self.prompt_ids, self.prompt_lengths, self.response_ids, self.response_lengths)))
+        fields = (self.prompt_ids, self.prompt_lengths, self.response_ids, self.response_lengths)
+        return Tokens(*(x.to(device) for x in fields))
 
 
 def length_mask(lengths: Tensor, width: int) -> Tensor:
