@@ -49,7 +49,7 @@ def pair_accuracy(
 def fresh_answers(
     model: LanguageModel, prompts: Sequence[PromptExample], config: SamplingConfig, *, seed: int
 ) -> Answers:
-    """One answer to each prompt. The same seed gives two models the same luck, so that they can be compared in pairs."""
+    """One answer to each prompt. The same seed gives two models the same luck, so they can be compared in pairs."""
     ids = [prompt.prompt_ids for prompt in prompts]
     rollout = collect(model, ids, config, sampler=sample, seed=derive_seed(seed, "held-out answers"), step=0)
     return answers_of(model, prompts, rollout)
