@@ -20,7 +20,8 @@ class CriticConfig(Section):
 
     kind: Literal["shared", "separate"] = Field(
         "shared",
-        description="shared: a head on the policy's trunk, its values come with the sampling pass; separate: a model of its own",
+        description="shared: a head on the policy's trunk, its values come with the sampling pass; "
+        "separate: a model of its own",
     )
     detach: bool = Field(True, description="shared only: stop the head's gradient at the trunk")
     learning_rate: float | None = Field(None, gt=0, description="of the critic; by default 5 times optim.learning_rate")
@@ -70,9 +71,9 @@ def build_critic(
 ) -> Critic:
     """The critic that `config` asks for.
 
-    A separate one starts from the reward model where that has the policy's architecture (its head included, in units of the
-    normalised score), else from a copy of the policy with a zero head and a warm-up. It is tuned as the policy is. Call this
-    before the policy itself gets its adapter.
+    A separate one starts from the reward model where that has the policy's architecture (its head included, in units of
+    the normalised score), else from a copy of the policy with a zero head and a warm-up. It is tuned as the policy is.
+    Call this before the policy itself gets its adapter.
     """
     new_head = ScalarHead(policy.hidden_size, zero=True).to(policy.device)
     if config.kind == "shared":
