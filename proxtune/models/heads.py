@@ -16,8 +16,8 @@ from proxtune.models.language_model import LanguageModel
 class ScalarHead(nn.Module):
     """h ↦ w·h + b, in float32.
 
-    `zero=True` starts at 0 everywhere (a critic that knows nothing); otherwise w ~ N(0, 1/(d+1)) and b = 0, as a reward model's
-    head begins in Ziegler et al. 2019.
+    `zero=True` starts at 0 everywhere (a critic that knows nothing); otherwise w ~ N(0, 1/(d+1)) and b = 0, as a reward
+    model's head begins in Ziegler et al. 2019.
     """
 
     def __init__(self, hidden_size: int, *, zero: bool, generator: torch.Generator | None = None) -> None:
@@ -39,7 +39,7 @@ class ScalarHead(nn.Module):
 class RewardModel:
     """A trunk and a head that give a whole answer one number: gain · head(h_last) + bias.
 
-    `gain` and `bias` bring the scores of the reference answers to mean 0 and standard deviation 1 (Ziegler et al. 2019).
+    `gain` and `bias` bring the reference answers' scores to mean 0 and standard deviation 1 (Ziegler et al. 2019).
     `max_length` is the longest sequence, in tokens, that the model was trained on.
     """
 
