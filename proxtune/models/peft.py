@@ -71,7 +71,7 @@ def disable_dropout(module: nn.Module) -> None:
 
 
 def _linear_layers(module: nn.Module, top: int | None) -> list[str]:
-    """Names of the linear layers inside the blocks, of the top `top` blocks only if given. The head is not one of them."""
+    """Names of the linear layers inside the blocks, or the top `top` of them; the head is not one."""
     lists = [(len(part), name) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
     if not lists:
         raise ModelError(f"{type(module).__name__} has no list of blocks to put adapters in; set tuning.kind=full")
