@@ -31,7 +31,7 @@ def score(
     detach: bool = True,
     entropy: bool = False,
 ) -> Scores:
-    """Log-probs of the response tokens, log softmax(logits / temperature), and values of the states they were chosen in.
+    """Log-probs of response tokens, log softmax(logits / temperature), and values of the states they were chosen in.
 
     The language-model head runs on the states before response tokens only.
 
