@@ -1,7 +1,7 @@
 """Statistics over the counted entries of a padded tensor.
 
-A slot outside the mask may hold anything, NaN and infinity included: it changes neither a value nor a gradient. That is why every
-function selects with `where` and never multiplies by the mask (0 * NaN is NaN).
+A slot outside the mask may hold anything, NaN and infinity included: it changes neither a value nor a gradient. That is
+why every function selects with `where` and never multiplies by the mask (0 * NaN is NaN).
 """
 
 import torch
@@ -14,8 +14,8 @@ def masked_mean(x: Tensor, mask: Tensor, *, count: Tensor | float | None = None)
     Args:
         x: any shape.
         mask: bool, the shape of `x`.
-        count: the denominator; None is the number of counted entries. A loss over several micro-batches passes the count of the
-            whole optimiser step, so that the micro-batches' losses add up to the step's loss.
+        count: the denominator; None is the number of counted entries. A loss over several micro-batches passes the
+            count of the whole optimiser step, so that the micro-batches' losses add up to the step's loss.
 
     Returns:
         A scalar; 0 where nothing is counted.
@@ -27,8 +27,8 @@ def masked_mean(x: Tensor, mask: Tensor, *, count: Tensor | float | None = None)
 def whiten(x: Tensor, mask: Tensor, *, center: bool = True) -> Tensor:
     """(x − mean) / √(var + 1e-8) over the counted entries, zero elsewhere.
 
-    The variance is the population's (divided by n). `center=False` adds the mean back, so that only the scale changes. With fewer
-    than two counted entries there is no scale to speak of, and the counted entry is returned unchanged.
+    The variance is the population's (divided by n). `center=False` adds the mean back, so that only the scale changes.
+    With fewer than two counted entries there is no scale to speak of, and the counted entry is returned unchanged.
 
     Args:
         x: any shape; mask: bool, the same shape.
