@@ -7,13 +7,16 @@ from torch import Tensor
 def bradley_terry_loss(
     chosen: Tensor, rejected: Tensor, *, margin: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """−log σ(s_chosen − s_rejected − margin), averaged over pairs (Bradley & Terry 1952; margin: Llama 2, arXiv 2307.09288).
+    """−log σ(s_chosen − s_rejected − margin), averaged over pairs.
+
+    Bradley & Terry 1952; the margin is that of Llama 2 (arXiv 2307.09288).
 
     Args:
         chosen, rejected: [N] scores; margin: [N], how much better the chosen one was judged.
 
     Returns:
-        (loss, stats) with `accuracy`, the share of pairs whose chosen score is the higher, and `margin`, the mean difference.
+        (loss, stats) with `accuracy`, the share of pairs whose chosen score is the higher,
+        and `margin`, the mean difference.
     """
     difference = chosen - rejected
     loss = -F.logsigmoid(difference if margin is None else difference - margin).mean()
