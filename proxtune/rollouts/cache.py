@@ -1,7 +1,7 @@
 """A preallocated key/value cache in which every row has its own length.
 
-Row b keeps its sequence in slots 0, 1, 2, …, without left padding, so rows of different lengths share a batch, leave it when they are
-done, and can be joined by others.
+Row b keeps its sequence in slots 0, 1, 2, …, without left padding, so rows of different lengths share a batch, leave it
+when they are done, and can be joined by others.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from proxtune.models.language_model import LanguageModel
 
 
 class RowCache(Cache):
-    """Keys and values [B, heads, slots, d] for each layer; a forward pass writes at `positions` and reads slots below `limit`."""
+    """Each layer's keys and values [B, heads, slots, d]; a pass writes at `positions` and reads slots below `limit`."""
 
     def __init__(self, slots: int) -> None:
         super().__init__(layers=[])
@@ -32,8 +32,8 @@ class RowCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         if layer_idx == len(self.keys):
-            batch, heads, _, width = key_states.shape
-            self.keys.append(key_states.new_zeros(batch, heads, self.slots, width))
+            batch, heads = key_states.shape[:2]
+            self.keys.append(key_states.new_zeros(batch, heads, self.slots, key_states.shape[-1]))
             self.stored.append(value_states.new_zeros(batch, heads, self.slots, value_states.shape[-1]))
         keys, stored = self.keys[layer_idx], self.stored[layer_idx]
         rows = torch.arange(keys.shape[0], device=keys.device)[:, None]
