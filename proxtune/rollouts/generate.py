@@ -1,4 +1,7 @@
-"""Sampling without a cache: the whole sequence is run again for every token. Slow, obvious, and the oracle of every other sampler."""
+"""Sampling without a cache: slow, obvious, and the oracle of every other sampler.
+
+The whole sequence is run again for every token.
+"""
 
 import torch
 from torch import Tensor
