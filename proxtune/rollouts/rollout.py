@@ -1,4 +1,4 @@
-"""The record of a batch of sampled responses: what was asked, what was sampled, and what the sampler knew when it did."""
+"""The record of a batch of responses: what was asked, what was sampled, and what the sampler knew when it did."""
 
 from dataclasses import dataclass
 from typing import Protocol
