@@ -42,7 +42,7 @@ def training_problems(config: SamplingConfig) -> list[tuple[str, str]]:
 
 
 def row_uniforms(seed: int, purpose: str, step: int, rows: Sequence[int], length: int) -> Tensor:
-    """[B, length] float64 draws in [0, 1), one generator a row, so that a row's tokens do not depend on its neighbours."""
+    """[B, length] float64 draws in [0, 1), one generator a row: a row's tokens do not depend on its neighbours."""
     draws = [
         torch.rand(
             length, dtype=torch.float64, generator=torch.Generator().manual_seed(derive_seed(seed, purpose, step, row))
@@ -70,7 +70,8 @@ def next_tokens(
     bad = ~(logits.max(-1).values.isfinite() & ~logits.isnan().any(-1))
     if bad.any():
         raise GenerationError(
-            f"the model's logits are not finite in row {int(bad.nonzero()[0])} of the batch; its weights may have diverged"
+            f"the model's logits are not finite in row {int(bad.nonzero()[0])} of the batch; "
+            "its weights may have diverged"
         )
     if config.temperature == 0:
         tokens = _filtered(logits, config, seen).argmax(-1)
