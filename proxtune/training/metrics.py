@@ -9,7 +9,7 @@ Metrics: TypeAlias = dict[str, float]
 
 
 class Tally:
-    """Adds up figures. Losses and stats that share a step's denominator are summed; those of several steps are averaged."""
+    """Adds up figures: losses and stats that share a step's denominator are summed, those of several steps averaged."""
 
     def __init__(self) -> None:
         self.sums: Metrics = {}
