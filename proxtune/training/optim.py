@@ -94,8 +94,8 @@ class Optimizer:
         self.adam.zero_grad(set_to_none=True)
         if self.skipped_in_a_row >= self.patience:
             raise ProxtuneError(
-                f"the gradient was not finite {self.patience} steps in a row ({norms}); nothing was moved by them. Lower "
-                "optim.learning_rate, or look for a reward or a value that explodes"
+                f"the gradient was not finite {self.patience} steps in a row ({norms}); nothing was moved by them. "
+                "Lower optim.learning_rate, or look for a reward or a value that explodes"
             )
         return {f"gradient/{name}": norm for name, norm in norms.items()} | {"gradient/skipped": float(not finite)}
 
