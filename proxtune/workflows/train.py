@@ -98,12 +98,14 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
     old = run.config_path.read_text(encoding="utf-8")
     if old != text:
         raise ConfigError(
-            f"{run.path} was begun with another config:\n{_difference(old, text)}\ngive the run's own values to resume it"
+            f"{run.path} was begun with another config:\n{_difference(old, text)}\n"
+            "give the run's own values to resume it"
         )
     if manifest["base"] != job.base:
         raise CheckpointError(
-            f"{run.path} began from weights with sha256 {manifest['base']['hash'][:16]}, but {job.base['name']} now has "
-            f"{job.base['hash'][:16]}; the reference would be another one. Bring the old weights back, or begin a new run"
+            f"{run.path} began from weights with sha256 {manifest['base']['hash'][:16]}, but {job.base['name']} now "
+            f"has {job.base['hash'][:16]}; the reference would be another one. "
+            "Bring the old weights back, or begin a new run"
         )
     if manifest["data"] != job.data:
         raise CheckpointError(
