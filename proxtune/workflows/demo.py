@@ -1,5 +1,7 @@
 """The main road, walked on real text: SFT on film reviews, a reward model from people's labels, PPO, and judges PPO never saw."""
 
+import resource
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +29,7 @@ from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, rew
 from proxtune.workflows.train import execute
 
 RESPONSE = 24  # tokens that PPO samples; a prompt is about 10 before them
-LENGTH = 36  # tokens that the reward model reads
+LENGTH = 38  # tokens of a review, as long as a prompt and its answer
 HELD_OUT = 128  # openings, pairs and prompts; the prompts are answered afresh before and after PPO
 SHOWN = 6  # of them in the terminal
 OPENINGS, PAIRS = 768, 2048
@@ -42,6 +44,7 @@ class Verdict:
     before: Interval
     after: Interval
     gain: Interval
+    gains: list[float]  # after minus before, for each prompt
 
 
 def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list[Verdict]:
@@ -69,7 +72,7 @@ def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list
         verdicts = _verdicts(judges, reward, before, after, seed)
         minutes = {stage.path.name: stage.manifest()["seconds"] / 60 for stage in stages}
         minutes["judges"] = (time.perf_counter() - began) / 60
-        run.write_manifest(run.manifest() | {"minutes": minutes, "verdicts": [asdict(v) for v in verdicts]})
+        run.write_manifest(run.manifest() | {"minutes": minutes, "peak_memory_gib": _peak_memory(), "verdicts": [asdict(v) for v in verdicts]})
         _show(console, verdicts, before, after)
         report = write_report(run, parts=stages, extra=_blocks(verdicts, before, after))
         console.print("minutes  " + "  ".join(f"{name} {m:.1f}" for name, m in minutes.items()), highlight=False)
@@ -91,6 +94,8 @@ def _overrides(folder: Path, seed: int) -> dict[str, list[str]]:
         "ppo": [
             *stage("prompts"),
             f"model.name={folder / 'sft'}",
+            f"data.max_length={LENGTH - RESPONSE}",
+            "data.too_long=drop",
             f"rollout.max_new_tokens={RESPONSE}",
             f"reward.models=[{folder / 'reward'}]",
             "ppo.kl_coef=0.02",
@@ -139,9 +144,9 @@ def _announce(console: Console) -> None:
 def _answers(folder: Path, stage: str, config: PPORun) -> Answers:
     """Fresh answers of a stage's model to the held-out prompts, with the same luck for every model."""
     model = load(ModelConfig(name=str(folder / stage)))
-    prompts, _ = encode_prompts(
-        read(folder / "data" / "held_prompts.jsonl").records, model.tokenizer, max_length=model.context
-    )
+    records = read(folder / "data" / "held_prompts.jsonl").records
+    length = LENGTH - RESPONSE
+    prompts, _ = encode_prompts(records, model.tokenizer, max_length=length, too_long="drop")
     return fresh_answers(model, prompts, config.rollout, seed=config.seed)
 
 
@@ -155,16 +160,17 @@ def _verdicts(judges: Sequence[Judge], reward: Reward, before: Answers, after: A
     """The judges' verdicts, and last the training reward's own."""
     sides = [(judge.name, judge.unit, judge(_texts(before)), judge(_texts(after))) for judge in judges]
     sides.append(("training reward", "standard deviations", reward(before).tolist(), reward(after).tolist()))
-    return [
-        Verdict(
-            name,
-            unit,
-            bootstrap_mean(first, seed=seed),
-            bootstrap_mean(second, seed=seed),
-            bootstrap_mean([b - a for a, b in zip(first, second, strict=True)], seed=seed),
-        )
-        for name, unit, first, second in sides
-    ]
+    verdicts = []
+    for name, unit, first, second in sides:
+        gains = [b - a for a, b in zip(first, second, strict=True)]
+        verdicts.append(Verdict(name, unit, *(bootstrap_mean(x, seed=seed) for x in (first, second, gains)), gains))
+    return verdicts
+
+
+def _peak_memory() -> float:
+    """The largest resident set of this process so far, in GiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024**3 if sys.platform == "darwin" else 1024**2)
 
 
 def _show(console: Console, verdicts: Sequence[Verdict], before: Answers, after: Answers) -> None:

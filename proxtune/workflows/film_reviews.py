@@ -17,6 +17,7 @@ from proxtune.runs import derive_seed
 
 INSTRUCTION = "Review:"
 PROMPTS, PROMPT_WORDS = 1500, 5
+CLOSING_WORDS = 24
 OPENING_WORDS = 60  # more than any length limit of the demo leaves; the tokenizer cuts
 
 
@@ -96,12 +97,17 @@ def _pairs(reviews: list[Review]) -> Iterator[dict[str, str]]:
             continue
         other = others.pop(0)
         good, bad = (review, other) if review.favourable else (other, review)
-        yield {"prompt": INSTRUCTION, "chosen": " " + opening(good.text), "rejected": " " + opening(bad.text)}
+        yield {"prompt": INSTRUCTION, "chosen": " " + closing(good.text), "rejected": " " + closing(bad.text)}
 
 
 def opening(text: str, words: int = OPENING_WORDS) -> str:
     """The first words of a text."""
     return " ".join(text.split(" ")[:words])
+
+
+def closing(text: str) -> str:
+    """The last words of a text: where a reviewer says what he thinks, and as many as PPO samples."""
+    return " ".join(text.split(" ")[-CLOSING_WORDS:])
 
 
 def _write(path: Path, rows: list[dict[str, str]]) -> None:

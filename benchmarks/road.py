@@ -1,0 +1,186 @@
+"""Measure the main road: write its records (results/road), its stored curves and its plots (docs/images).
+
+    python -m benchmarks.road demo --seeds 1 2 3     the demo for each seed, one after the other, on an idle machine
+    python -m benchmarks.road reference --seeds 1 2 3    the package's PPO and reference/ppo.py on one task
+    python -m benchmarks.road house                  what a reader opens, the longest file, packages, wall time of `make check`
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from proxtune.charts import STYLE, line_chart
+from proxtune.evaluation.metrics import bootstrap_mean
+from proxtune.evaluation.record import write_record
+from proxtune.runs import Run
+
+ROOT = Path(__file__).parents[1]
+RECORDS, IMAGES, RUNS = ROOT / "results" / "road", ROOT / "docs" / "images", ROOT / "runs"
+STEP = ("algorithms/ppo.py", "objectives/ppo.py", "rollouts/collect.py", "models/score.py")
+ROAD = [
+    "proxtune/algorithms/ppo.py",
+    "proxtune/algorithms/reward_model.py",
+    "proxtune/algorithms/sft.py",
+    "proxtune/objectives/ppo.py",
+    "proxtune/workflows/demo.py",
+    "proxtune/workflows/film_reviews.py",
+]
+JUDGES = {  # judge -> (record, what it says, goal)
+    "TF-IDF + logistic regression": ("demo_tfidf", "held-out judge, TF-IDF + logistic regression on other reviews", 0.2),
+    "VADER": ("demo_vader", "held-out judge, VADER", 0.2),
+    "training reward": ("demo_reward", "training reward, the learned reward model", 0.5),
+}
+CURVES = {  # plot -> (stage, figure, title, axis)
+    "sft": ("sft", "loss", "SFT on openings of film reviews", "nats a token"),
+    "reward": ("reward", "accuracy", "Reward model: pairs ranked right", "share of the batch"),
+    "ppo": ("ppo", "score/mean", "PPO: score of the reward model", "standard deviations"),
+    "ppo_kl": ("ppo", "kl/sequence", "PPO: KL to the reference", "nats a response"),
+}
+
+
+def demo(seeds: Sequence[int]) -> None:
+    """Run the demo for each seed in a process of its own; what is finished is kept."""
+    for seed in seeds:
+        folder = RUNS / f"road-{seed}"
+        if "verdicts" in (Run.open(folder).manifest() if folder.exists() else {}):
+            continue
+        resume = ["--resume"] if folder.exists() else []
+        command = [sys.executable, "-m", "proxtune", "demo", "--name", folder.name, "--seed", str(seed), *resume]
+        subprocess.run(command, check=True, cwd=ROOT)
+    manifests = {seed: Run.open(RUNS / f"road-{seed}").manifest() for seed in seeds}
+    common = {"seeds": list(seeds), "measures": ROAD, "command": f"python -m benchmarks.road demo --seeds {_words(seeds)}"}
+    for judge, (name, claim, goal) in JUDGES.items():
+        verdicts = {seed: next(v for v in m["verdicts"] if v["judge"] == judge) for seed, m in manifests.items()}
+        gain = bootstrap_mean([g for v in verdicts.values() for g in v["gains"]], seed=0)
+        unit = next(iter(verdicts.values()))["unit"]
+        raw = {str(seed): {key: v[key] for key in ("before", "after", "gain")} for seed, v in verdicts.items()}
+        claim = f"{claim}: fresh answers after PPO minus before"
+        _record(name, claim, gain.mean, unit, (gain.low, gain.high), f">= {goal}", gain.mean >= goal, raw, **common)
+    last = {seed: {stage: Run.open(RUNS / f"road-{seed}" / stage).metrics()[-1] for stage in ("reward", "ppo")} for seed in seeds}
+    accuracy = [row["reward"]["eval/accuracy"] for row in last.values()]
+    kl = [row["ppo"]["kl/sequence"] for row in last.values()]
+    minutes = {str(seed): m["minutes"] for seed, m in manifests.items()}
+    whole = [sum(stages.values()) for stages in minutes.values()]
+    memory = [m["peak_memory_gib"] for m in manifests.values()]
+    _spread("reward_accuracy", "reward model: held-out pairs ranked as people labelled them", accuracy, "share", ">= 0.6", min(accuracy) >= 0.6, accuracy, **common)
+    _spread("demo_kl", "KL to the reference in the last step of PPO", kl, "nats a response", "<= 40", max(kl) <= 40, kl, **common)
+    _spread("demo_minutes", "the demo after installation, two threads", whole, "minutes", "< 20", max(whole) < 20, minutes, **common)
+    _spread("demo_memory", "peak resident memory of the demo", memory, "GiB", "< 8", max(memory) < 8, memory, **common)
+    plots(seeds)
+
+
+def plots(seeds: Sequence[int]) -> None:
+    """Store the curves of the demo's stages and draw them."""
+    for plot, (stage, figure, title, unit) in CURVES.items():
+        rows = {seed: Run.open(RUNS / f"road-{seed}" / stage).metrics() for seed in seeds}
+        curves = {f"seed {seed}": [(row["step"], row[figure]) for row in run] for seed, run in rows.items()}
+        _draw(plot, curves, title, unit)
+
+
+def reference(seeds: Sequence[int]) -> None:
+    """Learning curves of the package and of the one-file reference, and the largest gap between them."""
+    from tests.test_reference import learning_curves  # noqa: PLC0415 (builds the tiny model they share)
+
+    steps = 40
+    curves: dict[str, list[tuple[float, float]]] = {}
+    gaps = []
+    for seed in seeds:
+        package, oracle = learning_curves(seed=seed, steps=steps)
+        curves[f"package, seed {seed}"] = list(enumerate(package, start=1))
+        curves[f"reference, seed {seed}"] = list(enumerate(oracle, start=1))
+        gaps.append(max(abs(a - b) for a, b in zip(package, oracle, strict=True)))
+    _draw("reference", curves, "Package and reference/ppo.py, the same seeds", "score")
+    measures = ["proxtune/algorithms/ppo.py", "proxtune/objectives/ppo.py", "reference/ppo.py"]
+    claim = f"largest difference of the mean score between the package and reference/ppo.py in {steps} steps"
+    command = f"python -m benchmarks.road reference --seeds {_words(seeds)}"
+    _spread("reference_gap", claim, gaps, "score", "<= 1e-3", max(gaps) <= 1e-3, gaps, seeds=list(seeds), measures=measures, command=command)
+
+
+def house() -> None:
+    """Counts that a reader can check."""
+    common = {"seeds": [], "command": "python -m benchmarks.road house"}
+    files = {path: _lines(ROOT / "proxtune" / path) for path in STEP}
+    measures = [f"proxtune/{path}" for path in STEP]
+    total = sum(files.values())
+    _record("step_lines", "lines of the four files that one PPO step runs through", total, "lines", None, "<= 900", total <= 900, files, measures=measures, **common)
+    longest = max((ROOT / "proxtune").rglob("*.py"), key=_lines)
+    count = _lines(longest)
+    name = str(longest.relative_to(ROOT))
+    _record("longest_file", "the longest file of the package", count, "lines", None, "<= 400", count <= 400, name, measures=[name], **common)
+    packages = sorted(_closure("proxtune"))
+    _record("core_packages", "packages that a core install brings", len(packages), "packages", None, "< 80", len(packages) < 80, packages, measures=["pyproject.toml"], **common)
+    began = time.perf_counter()
+    subprocess.run(["make", "check"], check=True, cwd=ROOT)
+    seconds = time.perf_counter() - began
+    _record("check_seconds", "wall time of `make check`", seconds, "seconds", None, "< 90", seconds < 90, seconds, measures=["Makefile"], **common)
+
+
+def _closure(package: str) -> set[str]:
+    """The distributions that `package` needs, and what they need, without extras."""
+    found: set[str] = set()
+    waiting = [package]
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-")
+        try:
+            needs = [Requirement(text) for text in requires(name) or ()]
+        except PackageNotFoundError:
+            continue
+        found.add(name)
+        wanted = [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+        waiting += [need for need in wanted if need.lower().replace("_", "-") not in found]
+    return found - {package}
+
+
+def _draw(name: str, curves: dict[str, list[tuple[float, float]]], title: str, unit: str) -> None:
+    stored = RECORDS / "curves" / f"{name}.jsonl"
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    stored.write_text("".join(json.dumps({"curve": curve, "points": points}) + "\n" for curve, points in curves.items()))
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    chart = line_chart(curves, title=title, x_label="step", y_label=unit)
+    styled = chart.replace(">", f"><style>{STYLE}</style>", 1).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    (IMAGES / f"{name}.svg").write_text(styled, encoding="utf-8")
+
+
+def _spread(name: str, claim: str, values: list[float], unit: str, goal: str, holds: bool, raw: Any, **common: Any) -> None:
+    """A record of the mean over seeds, between the smallest and the largest."""
+    mean = min(max(sum(values) / len(values), min(values)), max(values))
+    _record(name, f"{claim} (mean, and range over seeds)", mean, unit, (min(values), max(values)), goal, holds, raw, **common)
+
+
+def _record(
+    name: str, claim: str, value: float, unit: str, interval: tuple[float, float] | None, goal: str, holds: bool, raw: Any, **common: Any
+) -> None:
+    fields = {"claim": claim, "value": value, "unit": unit, "interval": interval, "goal": goal, "holds": holds, "raw": raw}
+    write_record(RECORDS / f"{name}.json", against=None, **fields, **common)
+    print(f"{name}: {value:.3g} {unit}, goal {goal}: {'holds' if holds else 'missed'}")  # noqa: T201
+
+
+def _lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def _words(seeds: Sequence[int]) -> str:
+    return " ".join(map(str, seeds))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["demo", "plots", "reference", "house"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    given = parser.parse_args()
+    if given.what == "house":
+        house()
+    else:
+        {"demo": demo, "plots": plots, "reference": reference}[given.what](given.seeds)
+
+
+if __name__ == "__main__":
+    main()
