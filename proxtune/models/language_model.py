@@ -92,7 +92,8 @@ class LanguageModel:
 
     def save(self, folder: Path) -> None:
         """Write an ordinary model folder (safetensors, adapter merged in) that transformers and `load` read."""
-        module = self.module if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
+        # Any: peft types the model it gives back as a bare nn.Module.
+        module: Any = self.module if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
         module.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -102,7 +103,8 @@ def copy_into(weights: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> No
     if weights.keys() != stored.keys():
         odd = sorted(weights.keys() ^ stored.keys())
         raise CheckpointError(
-            f"the checkpoint holds other weights than this run trains (first difference: {odd[0]}); is the config the same?"
+            f"the checkpoint holds other weights than this run trains (first difference: {odd[0]}); "
+            "is the config the same?"
         )
     with torch.no_grad():
         for name, weight in weights.items():
@@ -127,6 +129,7 @@ def check_head(model: LanguageModel) -> None:
     gap = float((ours - theirs).abs().max())
     if gap > 1e-3 * max(1.0, float(theirs.abs().max())):
         raise ModelError(
-            f"{type(model.module).__name__} changes its logits after the head (largest difference {gap:.3g}); expected logits = "
-            "head(hidden states), with an optional final soft cap. This architecture cannot be trained here yet"
+            f"{type(model.module).__name__} changes its logits after the head (largest difference {gap:.3g}); "
+            "expected logits = head(hidden states), with an optional final soft cap. "
+            "This architecture cannot be trained here yet"
         )
