@@ -1,4 +1,7 @@
-"""Where models come from. One name says which: a hub id, a folder, a run, a .gguf file, `bundled:<name>` or `scratch:transformer`."""
+"""Where models come from.
+
+One name says which: a hub id, a folder, a run, a .gguf file, `bundled:<name>` or `scratch:transformer`.
+"""
 
 import hashlib
 import os
@@ -41,14 +44,11 @@ class ScratchConfig(Section):
     )
 
     def problems(self) -> list[tuple[str, str]]:
-        if self.hidden % (2 * self.heads):
-            return [
-                (
-                    "hidden",
-                    f"{self.hidden} does not divide into {self.heads} heads of an even width; set a multiple of {2 * self.heads}",
-                )
-            ]
-        return []
+        unit = 2 * self.heads
+        if self.hidden % unit == 0:
+            return []
+        message = f"{self.hidden} does not divide into {self.heads} heads of an even width; set a multiple of {unit}"
+        return [("hidden", message)]
 
 
 class ModelConfig(Section):
@@ -70,7 +70,7 @@ def load(config: ModelConfig, *, corpus: Iterable[str] = (), seed: int = 0) -> L
         corpus: texts to make a tokenizer from, for `scratch:` models; seed: of their weights.
 
     Raises:
-        ModelError: no such model, a package that is missing, or an architecture that cannot be split into trunk and head.
+        ModelError: no such model, a missing package, or an architecture that cannot be split into trunk and head.
     """
     if config.name.startswith("scratch:"):
         module, tokenizer = _from_scratch(config, corpus, seed)
@@ -88,7 +88,8 @@ def device(name: str) -> torch.device:
     """The device that `auto`, `cpu` or `cuda` stands for on this machine."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ModelError(
-            "model.device is cuda, but torch sees no CUDA device; set model.device=auto or install a CUDA build of torch"
+            "model.device is cuda, but torch sees no CUDA device; "
+            "set model.device=auto or install a CUDA build of torch"
         )
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
@@ -114,8 +115,8 @@ def resolve(name: str) -> str:
 def from_gguf(file: Path) -> Path:
     """Convert a GGUF file once into a trainable safetensors folder in the cache, and return that folder.
 
-    transformers loads the weights dense but leaves them marked as quantized, which forbids training and saving: the mark is
-    removed. The cache (`$XDG_CACHE_HOME/proxtune`, by default ~/.cache) is keyed by the file's SHA-256.
+    transformers loads the weights dense but leaves them marked as quantized, which forbids training and saving: the
+    mark is removed. The cache (`$XDG_CACHE_HOME/proxtune`, by default ~/.cache) is keyed by the file's SHA-256.
     """
     if not file.is_file():
         raise ModelError(f"no such GGUF file: {file}")
@@ -157,8 +158,9 @@ def _pretrained(source: str) -> tuple[Any, Any]:
         return AutoModelForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True), tokenizer
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
-            f"cannot load the model {source!r}: {str(error).strip().splitlines()[0]}\nexpected a hub id, a folder with config.json, "
-            "safetensors weights and a tokenizer, a run, a .gguf file, bundled:smollm2 or scratch:transformer"
+            f"cannot load the model {source!r}: {str(error).strip().splitlines()[0]}\n"
+            "expected a hub id, a folder with config.json, safetensors weights and a tokenizer, a run, a .gguf file, "
+            "bundled:smollm2 or scratch:transformer"
         ) from error
 
 
