@@ -64,8 +64,8 @@ class FunctionReward:
             scores = self.function(answers.prompts, answers.responses, **columns)
         except Exception as error:
             raise RewardError(
-                f"the reward {self.name!r} raised {type(error).__name__}: {error}. A failed reward is not a reward of 0, so the run "
-                "stops; mend the function and go on with --resume"
+                f"the reward {self.name!r} raised {type(error).__name__}: {error}. "
+                "A failed reward is not a reward of 0, so the run stops; mend the function and go on with --resume"
             ) from error
         return checked(self.name, scores, len(answers.responses))
 
@@ -98,7 +98,10 @@ def as_reward(reward: "Reward | Callable[..., Sequence[float]]") -> Reward:
 
 
 def from_file(spec: str) -> tuple[Reward, float]:
-    """`my_rewards.py:brevity` or `my_rewards.py:brevity=0.5` -> (reward, weight). The file is the caller's own code and is run."""
+    """`my_rewards.py:brevity` or `my_rewards.py:brevity=0.5` -> (reward, weight).
+
+    The file is the caller's own code and is run.
+    """
     target, _, weight = spec.partition("=")
     path, _, name = target.rpartition(":")
     if not path or not Path(path).is_file():
