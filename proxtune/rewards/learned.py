@@ -11,7 +11,7 @@ from proxtune.rewards.base import Answers, checked
 
 
 class LearnedReward:
-    """Score answers with a reward model: on the sampled tokens where policy and reward model share a tokenizer, else on the text."""
+    """Score answers with a reward model: the sampled tokens if it shares the policy's tokenizer, else the text."""
 
     def __init__(
         self, model: RewardModel, *, same_tokenizer: bool, name: str = "model", rows_at_once: int = 32
@@ -24,8 +24,9 @@ class LearnedReward:
         longest = int((tokens.prompt_lengths + tokens.response_lengths).max())
         if longest > self.model.max_length:
             raise RewardError(
-                f"an answer of {longest} tokens (prompt included) is longer than the {self.model.max_length} that the reward model was "
-                "trained on; set a smaller rollout.max_new_tokens or train the reward model with a larger data.max_length"
+                f"an answer of {longest} tokens (prompt included) is longer than the {self.model.max_length} that the "
+                "reward model was trained on; set a smaller rollout.max_new_tokens or train the reward model with a "
+                "larger data.max_length"
             )
         rows = torch.arange(len(tokens), device=tokens.prompt_ids.device).split(self.rows_at_once)
         return checked(self.name, torch.cat([rewards(self.model, tokens[part]) for part in rows]), len(tokens))
