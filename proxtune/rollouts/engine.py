@@ -1,7 +1,7 @@
 """Batched sampling on a preallocated key/value cache.
 
-Each token is computed once. Its log-prob, the entropy of its distribution and the value of its state come out of the same pass, so that
-PPO needs no second forward of the policy. Rows that have ended leave the batch.
+Each token is computed once. Its log-prob, the entropy of its distribution and the value of its state come out of the
+same pass, so that PPO needs no second forward of the policy. Rows that have ended leave the batch.
 """
 
 from collections.abc import Iterator
@@ -105,6 +105,6 @@ def _check_room(model: LanguageModel, prompts: list[list[int]], config: Sampling
     longest = max(len(prompt) for prompt in prompts)
     if longest + config.max_new_tokens > model.context:
         raise GenerationError(
-            f"a prompt of {longest} tokens and max_new_tokens={config.max_new_tokens} do not fit the model's context of {model.context}; "
-            "shorten the prompt or set a smaller max_new_tokens"
+            f"a prompt of {longest} tokens and max_new_tokens={config.max_new_tokens} do not fit "
+            f"the model's context of {model.context}; shorten the prompt or set a smaller max_new_tokens"
         )
