@@ -1,4 +1,4 @@
-"""The one training loop: it drives anything that has a `step`, and what it writes down is enough to go on after a kill."""
+"""The one training loop: it drives anything that has a `step`, and writes down enough to go on after a kill."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,8 +59,9 @@ def fit(
 ) -> None:
     """Train up to step number `steps`, from the newest checkpoint of `run` if it has one.
 
-    Each step's figures are logged as they are made; what a killed process logged after its last checkpoint is taken back and made
-    again. `evaluate` is called every `eval_every` steps and after the last one; it must not change the algorithm.
+    Each step's figures are logged as they are made; what a killed process logged after its last checkpoint is taken
+    back and made again. `evaluate` is called every `eval_every` steps and after the last one;
+    it must not change the algorithm.
 
     Args:
         watch: called with each step's number and figures, for a progress bar.
