@@ -1,8 +1,8 @@
 """All of PPO's maths: pure functions on tensors, for single sequences of actions with one score at the end.
 
-Shapes: B responses of at most T tokens. `mask` [B, T] is True where a response token counts. What stands in a masked slot, NaN
-included, changes neither a value nor a gradient. A loss returns `(loss, stats)`; the stats are detached scalars, divided by the
-loss's own `count`, so that the stats of micro-batches add up as their losses do.
+Shapes: B responses of at most T tokens. `mask` [B, T] is True where a response token counts. What stands in a masked
+slot, NaN included, changes neither a value nor a gradient. A loss returns `(loss, stats)`; the stats are detached
+scalars, divided by the loss's own `count`, so that the stats of micro-batches add up as their losses do.
 
 Sources: Schulman et al. 2017 (arXiv 1707.06347), Schulman et al. 2016 (GAE, arXiv 1506.02438), Ziegler et al. 2019
 (arXiv 1909.08593, section 2.2), Huang et al. 2023 ("The N implementation details of RLHF with PPO").
@@ -25,7 +25,8 @@ def gae(
 
         δ_t = r_t + γ V_{t+1} − V_t        A_t = δ_t + γλ A_{t+1}        R_t = A_t + V_t
 
-    t+1 is the next *counted* token: gaps (tool output, padding) are skipped, not zeroed. After the last one V is `bootstrap`.
+    t+1 is the next *counted* token: gaps (tool output, padding) are skipped, not zeroed.
+    After the last one V is `bootstrap`.
 
     Args:
         rewards, values, mask: [B, T].
@@ -53,7 +54,7 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: Literal["k
 
         k1 = log p − log q        k2 = k1² / 2        k3 = e^(−k1) − 1 + k1
 
-    k1 is unbiased and may be negative; k3 is unbiased and never negative; k2 is biased, and its gradient is that of the KL.
+    k1 is unbiased and may be negative, k3 is unbiased and never is; k2 is biased, and its gradient is that of the KL.
 
     Args:
         logprobs, ref_logprobs: [B, T], log p and log q of the sampled tokens, in nats.
@@ -143,8 +144,8 @@ def clipped_policy_loss(
         count: the denominator of the whole optimiser step: counted tokens, or for "sequence" the rows that have one.
 
     Returns:
-        (loss, stats) with `clip_fraction` (share of tokens where the clipped term is the larger), `approx_kl` (k3 of old against
-        new, nats a token) and `ratio`.
+        (loss, stats) with `clip_fraction` (share of tokens where the clipped term is the larger), `approx_kl` (k3 of
+        old against new, nats a token) and `ratio`.
     """
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0)
     advantages = torch.where(mask, advantages, 0)
@@ -169,7 +170,7 @@ def kl_penalty_loss(
 
         L = mean of −A r + coef · (r − 1 − log r)
 
-    The penalty is k3 of old against new: unbiased in value and in gradient for tokens that π_old sampled, and never negative.
+    The penalty is k3 of old against new: never negative, unbiased in value and gradient for tokens that π_old sampled.
 
     Returns:
         (loss, stats) with `approx_kl` and `ratio` as in `clipped_policy_loss`.
@@ -198,8 +199,8 @@ def clipped_value_loss(
         clip: in the units of the returns; None is the plain squared error.
 
     Returns:
-        (loss, stats) with `clip_fraction` and `explained_variance` (1 − Var(R − V) / Var(R) of this batch, weighted by its share
-        of `count`; 0 where the returns do not vary).
+        (loss, stats) with `clip_fraction` and `explained_variance` (1 − Var(R − V) / Var(R) of this batch, weighted by
+        its share of `count`; 0 where the returns do not vary).
     """
     values, old_values, returns = (torch.where(mask, x, 0) for x in (values, old_values, returns))
     near = values if clip is None else old_values + (values - old_values).clamp(-clip, clip)
@@ -222,7 +223,7 @@ def _aggregate(x: Tensor, mask: Tensor, aggregate: str, count: Tensor | float | 
 
 
 def _old_new_kl(log_ratio: Tensor) -> Tensor:
-    """k3 of old against new. Clamped because one token at e^40 would hide every other in a figure that is only logged."""
+    """k3 of old against new, clamped: one token at e^40 would hide every other in a figure that is only logged."""
     log_ratio = log_ratio.detach().clamp(-20, 20)
     return kl_estimate(torch.zeros_like(log_ratio), log_ratio, estimator="k3")
 
