@@ -172,7 +172,7 @@ class PPO:
         _refuse(training_problems(self.rollout))
         disable_dropout(policy.module)
         self.critic = critic or build_critic(policy, self.critic_config, TuningConfig())
-        self.reference = reference
+        self.reference, self.starts_at_reference = reference, reference is None
         if reference is None and self.config.kl_coef > 0 and policy.adapter is None:
             self.reference = policy.frozen_copy()
         optim = optim or OptimConfig()
@@ -193,8 +193,7 @@ class PPO:
         asked = as_prompts(self.policy, prompts)
 
         # sample
-        rollout = self.sample(asked)
-        values = self.critic.values(rollout.tokens).detach() if rollout.values is None else rollout.values
+        rollout, values = self.sample(asked)
 
         # score
         answers = answers_of(self.policy, asked, rollout)
@@ -223,18 +222,27 @@ class PPO:
         self.steps += 1
         return stats
 
-    def sample(self, prompts: Sequence[PromptExample]) -> Rollout:
-        """Responses of the current policy, with the values of a shared critic."""
+    def sample(self, prompts: Sequence[PromptExample]) -> tuple[Rollout, Tensor]:
+        """Responses of the current policy, and the values [B, T] of the states they went through."""
         ids = [prompt.prompt_ids for prompt in prompts]
         head = self.critic.head if self.critic.trunk is None else None
-        return collect(self.policy, ids, self.rollout, sampler=self.sampler, seed=self.seed, step=self.steps, head=head)
+        rollout = collect(
+            self.policy, ids, self.rollout, sampler=self.sampler, seed=self.seed, step=self.steps, head=head
+        )
+        if rollout.values is not None:
+            return rollout, rollout.values
+        with torch.no_grad():
+            return rollout, self.critic.values(rollout.tokens)
 
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """[B, T], at the sampler's temperature; the policy's own (a KL of 0) where there is no reference."""
         if self.config.kl_coef == 0:
             return rollout.logprobs
         with nullcontext(self.reference) if self.reference else self.policy.as_reference() as reference:
-            return frozen_logprobs(reference, rollout.tokens, temperature=self.rollout.temperature)
+            logprobs = frozen_logprobs(reference, rollout.tokens, temperature=self.rollout.temperature)
+        if self.steps == 0 and self.starts_at_reference:
+            self.assert_equal("the policy and the reference it begins as", rollout.logprobs, logprobs, rollout.mask)
+        return logprobs
 
     def scaled(self, scores: Tensor) -> Tensor:
         """Scores as the algorithm uses them: on a steady scale, without outliers."""
@@ -294,7 +302,7 @@ class PPO:
             entropy=cfg.entropy_coef > 0,
         )
         if check:
-            self.assert_on_policy(now.logprobs, batch)
+            self.assert_equal("the sampler and the trainer", now.logprobs, batch.old_logprobs, batch.mask)
         if cfg.loss == "clip":
             policy_loss, policy = clipped_policy_loss(
                 now.logprobs,
@@ -322,14 +330,14 @@ class PPO:
         stats = {"policy/loss": policy_loss.detach(), "value/loss": value_loss.detach()}
         return loss, stats | prefixed("policy", policy) | prefixed("value", value)
 
-    def assert_on_policy(self, logprobs: Tensor, batch: Experience) -> None:
-        """Before anything has moved the ratio is 1: the sampler and the trainer must be the same function."""
-        gap = float(torch.where(batch.mask, logprobs.detach() - batch.old_logprobs, 0).abs().max())
-        if not gap <= AGREEMENT[self.policy.module.dtype]:
+    def assert_equal(self, what: str, logprobs: Tensor, others: Tensor, mask: Tensor) -> None:
+        """Before anything has moved, sampler, trainer and reference are one function: the ratio is 1 and the KL 0."""
+        gap = float(torch.where(mask, logprobs.detach() - others, 0).abs().max())
+        if not gap <= (limit := AGREEMENT[self.policy.module.dtype]):
             raise GenerationError(
-                f"before the first update, a token's log-prob differs by {gap:.2g} between the sampler and the trainer (at most "
-                f"{AGREEMENT[self.policy.module.dtype]:g} is rounding): every importance ratio would be wrong. If you passed a sampler of "
-                "your own, compare it with rollouts.generate"
+                f"before the first update, a token's log-prob differs by {gap:.2g} between {what} (at most {limit:g} is "
+                "rounding): every ratio or KL would be wrong. A sampler of your own can be compared with "
+                "rollouts.generate; an adapter that was trained before must be merged (LanguageModel.save, then load)"
             )
 
     def describe(self, rollout: Rollout, scores: Tensor, kl: Tensor) -> Metrics:

