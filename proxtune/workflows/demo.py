@@ -1,4 +1,7 @@
-"""The main road, walked on real text: SFT on film reviews, a reward model from people's labels, PPO, and judges PPO never saw."""
+"""The main road, walked on real text.
+
+SFT on film reviews, a reward model from people's labels, PPO, and judges that PPO never saw.
+"""
 
 import resource
 import sys
@@ -79,7 +82,8 @@ def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list
         verdicts = _verdicts(judges, reward, before, after, seed)
         minutes = {stage.path.name: stage.manifest()["seconds"] / 60 for stage in stages}
         minutes["judges"] = (time.perf_counter() - began) / 60
-        run.write_manifest(run.manifest() | {"minutes": minutes, "peak_memory_gib": _peak_memory(), "verdicts": [asdict(v) for v in verdicts]})
+        measured = {"minutes": minutes, "peak_memory_gib": _peak_memory(), "verdicts": [asdict(v) for v in verdicts]}
+        run.write_manifest(run.manifest() | measured)
         _show(console, verdicts, before, after)
         report = write_report(run, parts=stages, extra=_blocks(verdicts, before, after))
         console.print("minutes  " + "  ".join(f"{name} {m:.1f}" for name, m in minutes.items()), highlight=False)
@@ -180,7 +184,8 @@ def _verdicts(judges: Sequence[Judge], reward: Reward, before: Answers, after: A
     verdicts = []
     for name, unit, first, second in sides:
         gains = [b - a for a, b in zip(first, second, strict=True)]
-        verdicts.append(Verdict(name, unit, *(bootstrap_mean(x, seed=seed) for x in (first, second, gains)), gains))
+        old, new, gain = (bootstrap_mean(x, seed=seed) for x in (first, second, gains))
+        verdicts.append(Verdict(name, unit, old, new, gain, gains))
     return verdicts
 
 
@@ -208,5 +213,8 @@ def _blocks(verdicts: Sequence[Verdict], before: Answers, after: Answers) -> lis
     judged = charts.table(rows, ["judge", "unit", "before PPO", "after PPO", "gain, with 95% interval"])
     pairs = zip(before.prompts, before.responses, after.responses, strict=True)
     answers = charts.table([[p, b, a] for p, b, a in list(pairs)[: 4 * SHOWN]], ["prompt", "before PPO", "after PPO"])
-    note = "<p>The first two judges were never trained against: where the training reward rises and they do not, the reward was hacked.</p>"
+    note = (
+        "<p>The first two judges were never trained against: "
+        "where the training reward rises and they do not, the reward was hacked.</p>"
+    )
     return [Block("What the judges say", judged + note), Block("Answers before and after", answers)]
