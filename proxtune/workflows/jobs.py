@@ -178,9 +178,9 @@ def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = ()) -> J
     longest = max(len(prompt.prompt_ids) for prompt in prompts) + config.rollout.max_new_tokens
     if first_model is not None and longest > first_model.max_length:
         raise ConfigError(
-            f"a prompt and rollout.max_new_tokens={config.rollout.max_new_tokens} come to {longest} tokens, but the reward model "
-            f"was trained on at most {first_model.max_length}; set data.max_length and data.too_long=drop, a smaller "
-            "rollout.max_new_tokens, or train the reward model on longer answers"
+            f"a prompt and rollout.max_new_tokens={config.rollout.max_new_tokens} come to {longest} tokens, "
+            f"but the reward model was trained on at most {first_model.max_length}; set data.max_length and "
+            "data.too_long=drop, a smaller rollout.max_new_tokens, or train the reward model on longer answers"
         )
     critic = build_critic(policy, config.critic, config.tuning, first_model)
     policy = tune(policy, config.tuning)
