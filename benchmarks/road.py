@@ -1,8 +1,10 @@
 """Measure the main road: write its records (results/road), its stored curves and its plots (docs/images).
 
-    python -m benchmarks.road demo --seeds 1 2 3     the demo for each seed, one after the other, on an idle machine
+Usage, on an idle machine:
+
+    python -m benchmarks.road demo --seeds 1 2 3         the demo for each seed, one after the other
     python -m benchmarks.road reference --seeds 1 2 3    the package's PPO and reference/ppo.py on one task
-    python -m benchmarks.road house                  what a reader opens, the longest file, packages, wall time of `make check`
+    python -m benchmarks.road house                      lines to read, longest file, packages, time of `make check`
 """
 
 import argparse
@@ -34,7 +36,11 @@ ROAD = [
     "proxtune/workflows/film_reviews.py",
 ]
 JUDGES = {  # judge -> (record, what it says, goal)
-    "TF-IDF + logistic regression": ("demo_tfidf", "held-out judge, TF-IDF + logistic regression on other reviews", 0.2),
+    "TF-IDF + logistic regression": (
+        "demo_tfidf",
+        "held-out judge, TF-IDF + logistic regression on other reviews",
+        0.2,
+    ),
     "VADER": ("demo_vader", "held-out judge, VADER", 0.2),
     "training reward": ("demo_reward", "training reward, the learned reward model", 0.5),
 }
@@ -56,24 +62,26 @@ def demo(seeds: Sequence[int]) -> None:
         command = [sys.executable, "-m", "proxtune", "demo", "--name", folder.name, "--seed", str(seed), *resume]
         subprocess.run(command, check=True, cwd=ROOT)
     manifests = {seed: Run.open(RUNS / f"road-{seed}").manifest() for seed in seeds}
-    common = {"seeds": list(seeds), "measures": ROAD, "command": f"python -m benchmarks.road demo --seeds {_words(seeds)}"}
-    for judge, (name, claim, goal) in JUDGES.items():
+    common = {"seeds": list(seeds), "measures": ROAD, "command": _command("demo", seeds)}
+    for judge, (name, what, goal) in JUDGES.items():
         verdicts = {seed: next(v for v in m["verdicts"] if v["judge"] == judge) for seed, m in manifests.items()}
         gain = bootstrap_mean([g for v in verdicts.values() for g in v["gains"]], seed=0)
         unit = next(iter(verdicts.values()))["unit"]
         raw = {str(seed): {key: v[key] for key in ("before", "after", "gain")} for seed, v in verdicts.items()}
-        claim = f"{claim}: fresh answers after PPO minus before"
+        claim = f"{what}: fresh answers after PPO minus before"
         _record(name, claim, gain.mean, unit, (gain.low, gain.high), f">= {goal}", gain.mean >= goal, raw, **common)
-    last = {seed: {stage: Run.open(RUNS / f"road-{seed}" / stage).metrics()[-1] for stage in ("reward", "ppo")} for seed in seeds}
-    accuracy = [row["reward"]["eval/accuracy"] for row in last.values()]
-    kl = [row["ppo"]["kl/sequence"] for row in last.values()]
+    accuracy, kl = _last("reward", "eval/accuracy", seeds), _last("ppo", "kl/sequence", seeds)
     minutes = {str(seed): m["minutes"] for seed, m in manifests.items()}
     whole = [sum(stages.values()) for stages in minutes.values()]
     memory = [m["peak_memory_gib"] for m in manifests.values()]
-    _spread("reward_accuracy", "reward model: held-out pairs ranked as people labelled them", accuracy, "share", ">= 0.6", min(accuracy) >= 0.6, accuracy, **common)
-    _spread("demo_kl", "KL to the reference in the last step of PPO", kl, "nats a response", "<= 40", max(kl) <= 40, kl, **common)
-    _spread("demo_minutes", "the demo after installation, two threads", whole, "minutes", "< 20", max(whole) < 20, minutes, **common)
-    _spread("demo_memory", "peak resident memory of the demo", memory, "GiB", "< 8", max(memory) < 8, memory, **common)
+    claim = "reward model: held-out pairs ranked as people labelled them"
+    _spread("reward_accuracy", claim, accuracy, "share", ">= 0.6", min(accuracy) >= 0.6, accuracy, **common)
+    claim = "KL to the reference in the last step of PPO"
+    _spread("demo_kl", claim, kl, "nats a response", "<= 40", max(kl) <= 40, kl, **common)
+    claim = "the demo after installation, two threads"
+    _spread("demo_minutes", claim, whole, "minutes", "< 20", max(whole) < 20, minutes, **common)
+    claim = "peak resident memory of the demo"
+    _spread("demo_memory", claim, memory, "GiB", "< 8", max(memory) < 8, memory, **common)
     plots(seeds)
 
 
@@ -100,8 +108,8 @@ def reference(seeds: Sequence[int]) -> None:
     _draw("reference", curves, "Package and reference/ppo.py, the same seeds", "score")
     measures = ["proxtune/algorithms/ppo.py", "proxtune/objectives/ppo.py", "reference/ppo.py"]
     claim = f"largest difference of the mean score between the package and reference/ppo.py in {steps} steps"
-    command = f"python -m benchmarks.road reference --seeds {_words(seeds)}"
-    _spread("reference_gap", claim, gaps, "score", "<= 1e-3", max(gaps) <= 1e-3, gaps, seeds=list(seeds), measures=measures, command=command)
+    common = {"seeds": list(seeds), "measures": measures, "command": _command("reference", seeds)}
+    _spread("reference_gap", claim, gaps, "score", "<= 1e-3", max(gaps) <= 1e-3, gaps, **common)
 
 
 def house() -> None:
@@ -110,17 +118,22 @@ def house() -> None:
     files = {path: _lines(ROOT / "proxtune" / path) for path in STEP}
     measures = [f"proxtune/{path}" for path in STEP]
     total = sum(files.values())
-    _record("step_lines", "lines of the four files that one PPO step runs through", total, "lines", None, "<= 900", total <= 900, files, measures=measures, **common)
+    claim = "lines of the four files that one PPO step runs through"
+    _record("step_lines", claim, total, "lines", None, "<= 900", total <= 900, files, measures=measures, **common)
     longest = max((ROOT / "proxtune").rglob("*.py"), key=_lines)
     count = _lines(longest)
     name = str(longest.relative_to(ROOT))
-    _record("longest_file", "the longest file of the package", count, "lines", None, "<= 400", count <= 400, name, measures=[name], **common)
+    claim = "the longest file of the package"
+    _record("longest_file", claim, count, "lines", None, "<= 400", count <= 400, name, measures=[name], **common)
     packages = sorted(_closure("proxtune"))
-    _record("core_packages", "packages that a core install brings", len(packages), "packages", None, "< 80", len(packages) < 80, packages, measures=["pyproject.toml"], **common)
+    count = len(packages)
+    claim, measures = "packages that a core install brings", ["pyproject.toml"]
+    _record("core_packages", claim, count, "packages", None, "< 80", count < 80, packages, measures=measures, **common)
     began = time.perf_counter()
     subprocess.run(["make", "check"], check=True, cwd=ROOT)
-    seconds = time.perf_counter() - began
-    _record("check_seconds", "wall time of `make check`", seconds, "seconds", None, "< 90", seconds < 90, seconds, measures=["Makefile"], **common)
+    wall = time.perf_counter() - began
+    claim, measures = "wall time of `make check`", ["Makefile"]
+    _record("check_seconds", claim, wall, "seconds", None, "< 90", wall < 90, wall, measures=measures, **common)
 
 
 def _closure(package: str) -> set[str]:
@@ -142,36 +155,65 @@ def _closure(package: str) -> set[str]:
 def _draw(name: str, curves: dict[str, list[tuple[float, float]]], title: str, unit: str) -> None:
     stored = RECORDS / "curves" / f"{name}.jsonl"
     stored.parent.mkdir(parents=True, exist_ok=True)
-    stored.write_text("".join(json.dumps({"curve": curve, "points": points}) + "\n" for curve, points in curves.items()))
+    lines = (json.dumps({"curve": curve, "points": points}) + "\n" for curve, points in curves.items())
+    stored.write_text("".join(lines))
     IMAGES.mkdir(parents=True, exist_ok=True)
     chart = line_chart(curves, title=title, x_label="step", y_label=unit)
-    styled = chart.replace(">", f"><style>{STYLE}</style>", 1).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    styled = chart.replace(">", f"><style>{STYLE}</style>", 1)
+    styled = styled.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
     (IMAGES / f"{name}.svg").write_text(styled, encoding="utf-8")
 
 
-def _spread(name: str, claim: str, values: list[float], unit: str, goal: str, holds: bool, raw: Any, **common: Any) -> None:
+def _spread(
+    name: str, claim: str, values: list[float], unit: str, goal: str, holds: bool, raw: Any, **common: Any
+) -> None:
     """A record of the mean over seeds, between the smallest and the largest."""
-    mean = min(max(sum(values) / len(values), min(values)), max(values))
-    _record(name, f"{claim} (mean, and range over seeds)", mean, unit, (min(values), max(values)), goal, holds, raw, **common)
+    low, high = min(values), max(values)
+    mean = min(max(sum(values) / len(values), low), high)
+    _record(name, f"{claim} (mean, and range over seeds)", mean, unit, (low, high), goal, holds, raw, **common)
 
 
 def _record(
-    name: str, claim: str, value: float, unit: str, interval: tuple[float, float] | None, goal: str, holds: bool, raw: Any, **common: Any
+    name: str,
+    claim: str,
+    value: float,
+    unit: str,
+    interval: tuple[float, float] | None,
+    goal: str,
+    holds: bool,
+    raw: Any,
+    **common: Any,
 ) -> None:
-    fields = {"claim": claim, "value": value, "unit": unit, "interval": interval, "goal": goal, "holds": holds, "raw": raw}
-    write_record(RECORDS / f"{name}.json", against=None, **fields, **common)
-    print(f"{name}: {value:.3g} {unit}, goal {goal}: {'holds' if holds else 'missed'}")  # noqa: T201
+    write_record(
+        RECORDS / f"{name}.json",
+        claim=claim,
+        value=value,
+        unit=unit,
+        interval=interval,
+        goal=goal,
+        holds=holds,
+        against=None,
+        raw=raw,
+        **common,
+    )
+    print(f"{name}: {value:.3g} {unit}, goal {goal}: {'holds' if holds else 'missed'}")
 
 
 def _lines(path: Path) -> int:
     return len(path.read_text(encoding="utf-8").splitlines())
 
 
-def _words(seeds: Sequence[int]) -> str:
-    return " ".join(map(str, seeds))
+def _last(stage: str, figure: str, seeds: Sequence[int]) -> list[float]:
+    """A figure of the stage's last step, for each seed."""
+    return [Run.open(RUNS / f"road-{seed}" / stage).metrics()[-1][figure] for seed in seeds]
+
+
+def _command(what: str, seeds: Sequence[int]) -> str:
+    return f"python -m benchmarks.road {what} --seeds {' '.join(map(str, seeds))}"
 
 
 def main() -> None:
+    """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["demo", "plots", "reference", "house"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
