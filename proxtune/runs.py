@@ -273,7 +273,7 @@ def _commit() -> str | None:
         return None  # asked from site-packages, git would answer for whatever repository lies around it
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        asked = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603 (no shell)
     except (OSError, subprocess.SubprocessError):
         return None
     return asked.stdout.strip()
