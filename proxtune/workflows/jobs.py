@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def sft_job(config: SFTRun) -> Job:
     if held_out is not None:
         held, report = encode(held_out.records, model.tokenizer, max_length=length, too_long=config.data.too_long)
         notes.append(f"held out: {report}")
-        evaluate = lambda: likelihood(model, held)  # noqa: E731
+        evaluate = partial(likelihood, model, held)
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     algorithm = SFT(model, config.sft, optim=config.optim, total_steps=steps)
@@ -203,7 +204,7 @@ def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = ()) -> J
             held_out.records, policy.tokenizer, max_length=length, too_long=config.data.too_long
         )
         notes.append(f"held out: {report}")
-        evaluate = lambda: mean_score(policy, reward, held, config)  # noqa: E731
+        evaluate = partial(mean_score, policy, reward, held, config)
     counts = _count(policy, critic.head) if critic.trunk is None else _count(policy, critic.head, critic.trunk.module)
     return Job("ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes)
 
