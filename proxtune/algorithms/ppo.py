@@ -1,7 +1,7 @@
 """PPO from human feedback.
 
-One step reads as four verbs: *sample* responses to prompts, *score* them, assign *credit* to their tokens, *improve* policy and critic.
-The maths is in `objectives.ppo`, the sampler in `rollouts`, the passes over given tokens in `models.score`.
+One step reads as four verbs: *sample* responses to prompts, *score* them, assign *credit* to their tokens, *improve*
+policy and critic. The maths is in `objectives.ppo`, sampling in `rollouts`, passes over given tokens in `models.score`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -88,7 +88,8 @@ class PPOConfig(Section):
     reward_clip: float | None = Field(10.0, gt=0, description="scores are clipped to ± this; null: not at all")
     truncation: Literal["none", "penalty", "mask", "bootstrap"] = Field(
         "none",
-        description="responses cut at the length limit: as any other, get penalty_score, are left out, or end in their value",
+        description="responses cut at the length limit: as any other, get penalty_score, are left out, "
+        "or end in their value",
     )
     penalty_score: float = Field(-1.0, description="truncation=penalty: the score of a response without a stop token")
 
@@ -109,7 +110,7 @@ class PPOConfig(Section):
             found.append(
                 (
                     "kl_coef",
-                    "is 0, which an adaptive coefficient can never leave; set ppo.kl_coef above 0 or remove ppo.kl_target",
+                    "is 0, which an adaptive coefficient never leaves; set ppo.kl_coef above 0 or remove ppo.kl_target",
                 )
             )
         if self.loss == "kl_penalty" and self.aggregate == "sequence":
@@ -142,8 +143,8 @@ class PPO:
         policy: with the weights to train marked (`models.peft.tune`).
         reward: a `Reward`, or any function `f(prompts, responses) -> numbers`.
         critic: by default a new head on the policy's trunk.
-        reference: what the KL is measured against; by default the policy as it is now (its adapter off, or a copy). Not used, and not
-            made, when `config.kl_coef` is 0.
+        reference: what the KL is measured against; by default the policy as it is now (its adapter off, or a copy).
+            Not used, and not made, when `config.kl_coef` is 0.
         total_steps: of the run, for the learning-rate schedule; 0 keeps the rate constant.
         sampler: anything that follows `rollouts.rollout.Sampler`.
     """
@@ -290,7 +291,7 @@ class PPO:
         return sums.total() | self.optimizer.apply()
 
     def losses(self, batch: Experience, *, count: Tensor, rows: int, check: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum of the losses of a micro-batch, over the `count` tokens and `rows` responses of its minibatch."""
+        """A micro-batch's weighted sum of losses, over the `count` tokens and `rows` responses of its minibatch."""
         cfg, warming = self.config, self.steps < self.critic.warmup_steps
         shared = self.critic.trunk is None
         now = score(
@@ -335,9 +336,10 @@ class PPO:
         gap = float(torch.where(mask, logprobs.detach() - others, 0).abs().max())
         if not gap <= (limit := AGREEMENT[self.policy.module.dtype]):
             raise GenerationError(
-                f"before the first update, a token's log-prob differs by {gap:.2g} between {what} (at most {limit:g} is "
-                "rounding): every ratio or KL would be wrong. A sampler of your own can be compared with "
-                "rollouts.generate; an adapter that was trained before must be merged (LanguageModel.save, then load)"
+                f"before the first update, a token's log-prob differs by {gap:.2g} between {what} "
+                f"(at most {limit:g} is rounding): every ratio or KL would be wrong. "
+                "A sampler of your own can be compared with rollouts.generate; "
+                "an adapter that was trained before must be merged (LanguageModel.save, then load)"
             )
 
     def describe(self, rollout: Rollout, scores: Tensor, kl: Tensor) -> Metrics:
