@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from peft import LoraConfig, LoraModel
 from pydantic import Field, PositiveInt
 from torch import nn
@@ -38,8 +39,8 @@ class TuningConfig(Section):
         return []
 
 
-def tune(model: LanguageModel, config: TuningConfig) -> LanguageModel:
-    """Make `model` trainable as `config` says, in place.
+def tune(model: LanguageModel, config: TuningConfig, *, seed: int = 0) -> LanguageModel:
+    """Make `model` trainable as `config` says, in place; `seed` draws the adapter's first weights.
 
     Raises:
         ModelError: fewer blocks than `top_layers` asks for.
@@ -53,7 +54,9 @@ def tune(model: LanguageModel, config: TuningConfig) -> LanguageModel:
         lora_dropout=config.dropout,
         target_modules=_linear_layers(model.module, config.top_layers),
     )
-    model.adapter = LoraModel(model.module, lora, "default")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.adapter = LoraModel(model.module, lora, "default")
     return model
 
 

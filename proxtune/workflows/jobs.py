@@ -124,7 +124,7 @@ def sft_job(config: SFTRun) -> Job:
     """Supervised fine-tuning."""
     train, held_out, notes, data = _read(config)
     model, base = _model(config, train.records)
-    model = tune(model, config.tuning)
+    model = tune(model, config.tuning, seed=derive_seed(config.seed, "adapter"))
     length = _max_length(config, model)
     examples, report = encode(train.records, model.tokenizer, max_length=length, too_long=config.data.too_long)
     notes.append(str(report))
@@ -146,7 +146,8 @@ def reward_job(config: RewardRun) -> Job:
     lm, base = _model(config, train.records)
     length = _max_length(config, lm)
     head = ScalarHead(lm.hidden_size, zero=False, generator=_generator(config.seed, "reward head"))
-    model = RewardModel(tune(lm, config.tuning), head.to(lm.device), max_length=length)
+    tune(lm, config.tuning, seed=derive_seed(config.seed, "adapter"))
+    model = RewardModel(lm, head.to(lm.device), max_length=length)
     pairs, report = encode_preferences(train.records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
     notes.append(str(report))
     held = None
@@ -184,7 +185,7 @@ def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = ()) -> J
             "data.too_long=drop, a smaller rollout.max_new_tokens, or train the reward model on longer answers"
         )
     critic = build_critic(policy, config.critic, config.tuning, first_model)
-    policy = tune(policy, config.tuning)
+    policy = tune(policy, config.tuning, seed=derive_seed(config.seed, "adapter"))
     batches = Loader(prompts, config.ppo.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     algorithm = PPO(
