@@ -1,11 +1,13 @@
-"""Rewards for the tour. Each takes prompts and responses and gives one number a response; further columns come by name."""
+"""Rewards for the tour: prompts and responses in, one number a response out; columns of the data come by name."""
+
+from collections.abc import Sequence
 
 
-def brevity(prompts: list[str], responses: list[str]) -> list[float]:
-    """Short answers: 0 for nothing, −1 for a hundred characters."""
+def brevity(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:  # noqa: ARG001
+    """0 for an empty answer, −1 for one of a hundred characters."""
     return [-len(response) / 100 for response in responses]
 
 
-def on_topic(prompts: list[str], responses: list[str], thing: list[str]) -> list[float]:
-    """Answers that name the thing, which is a column of the data."""
-    return [float(name in response) for name, response in zip(thing, responses, strict=True)]
+def obedience(prompts: Sequence[str], responses: Sequence[str], avoid: Sequence[str]) -> list[float]:  # noqa: ARG001
+    """−1 for an answer that says the word in the column `avoid` of its prompt's row."""
+    return [-float(word in response) for word, response in zip(avoid, responses, strict=True)]
