@@ -265,6 +265,8 @@ class PPO:
         """`epochs` passes over the experience in minibatches, each one optimiser step."""
         cfg, tally = self.config, Tally()
         rows = experience.mask.any(1).nonzero()[:, 0].cpu()
+        if not len(rows):  # truncation=mask, and the length limit cut every response
+            return {"policy/epochs": 0.0}
         for epoch in range(cfg.epochs):
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "minibatches", self.steps, epoch))
             order = rows[torch.randperm(len(rows), generator=generator)]
@@ -272,10 +274,10 @@ class PPO:
             updates = [self.update(experience[part], check=epoch == i == 0) for i, part in enumerate(parts)]
             for stats in updates:
                 tally.add(stats)
-            moved = sum(stats["policy/approx_kl"] for stats in updates) / max(len(updates), 1)
+            moved = sum(stats["policy/approx_kl"] for stats in updates) / len(updates)
             if cfg.kl_stop is not None and moved > cfg.kl_stop:
                 break
-        if cfg.loss == "kl_penalty" and cfg.penalty_target is not None and tally.count:
+        if cfg.loss == "kl_penalty" and cfg.penalty_target is not None:
             self.penalty_coef = next_penalty_coef(self.penalty_coef, moved, target=cfg.penalty_target)
         return tally.mean() | {"policy/epochs": float(epoch + 1), "optim/learning_rate": self.optimizer.learning_rate}
 

@@ -148,7 +148,6 @@ def clipped_policy_loss(
         old against new, nats a token) and `ratio`.
     """
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0)
-    advantages = torch.where(mask, advantages, 0)
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
@@ -178,7 +177,7 @@ def kl_penalty_loss(
     log_ratio = torch.where(mask, logprobs - old_logprobs, 0)
     ratio = log_ratio.exp()
     kl = kl_estimate(torch.zeros_like(log_ratio), log_ratio, estimator="k3")
-    loss = masked_mean(-torch.where(mask, advantages, 0) * ratio + coef * kl, mask, count=count)
+    loss = masked_mean(-advantages * ratio + coef * kl, mask, count=count)
     stats = {"approx_kl": _old_new_kl(log_ratio), "ratio": ratio}
     return loss, {name: masked_mean(x.detach(), mask, count=count) for name, x in stats.items()}
 
