@@ -57,17 +57,11 @@ def test_a_model_from_scratch_learns_its_corpus() -> None:
     assert losses[-1] < 1
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ModelError, reason="it is checked in train mode, where two passes drop other units"
-)
 def test_a_model_from_scratch_may_have_dropout() -> None:
     sizes = SCRATCH.model_copy(update={"dropout": 0.1})
     assert scratch(sizes=sizes).module.config.dropout == 0.1
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="scratch models are left in train mode, loaded ones in eval mode"
-)
 def test_every_model_is_loaded_in_eval_mode(tmp_path: Path) -> None:
     tiny_model().save(tmp_path)
     assert not load(ModelConfig(name=str(tmp_path))).module.training
