@@ -75,7 +75,8 @@ def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list
         stages = [_stage(folder, name, seed, console) for name in ("sft", "reward", "ppo")]
         console.rule("[bold]judges")
         began = time.perf_counter()
-        judges = [TfidfJudge([r.text for r in parts.judge], [r.favourable for r in parts.judge]), VaderJudge()]
+        tfidf = TfidfJudge([r.text for r in parts.judge], [r.favourable for r in parts.judge])
+        judges: list[Judge] = [tfidf, VaderJudge()]
         config = configs.load(PPORun, [stages[-1].config_path])
         before, after = (_answers(folder, name, config) for name in ("sft", "ppo"))
         reward = LearnedReward(reward_model_of(str(folder / "reward"), config), same_tokenizer=True)
