@@ -42,7 +42,7 @@ PACKAGES = {  # what they declare beside their data is not needed: hence --no-de
 }
 HELD_OUT = 128  # openings, pairs and prompts; the prompts are answered afresh before and after PPO
 SHOWN = 6  # of them in the terminal
-OPENINGS, PAIRS = 768, 2048
+OPENINGS, PAIRS, STEPS = 768, 2304, 20
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _overrides(folder: Path, seed: int) -> dict[str, list[str]]:
     cut = [f"data.max_length={LENGTH}", "data.too_long=truncate", "training.save_every=20"]
     return {
         "sft": [*stage("openings"), *cut],
-        "reward": [*stage("pairs"), *cut],
+        "reward": [*stage("pairs"), *cut, f"model.name={folder / 'sft'}", "optim.learning_rate=1e-3"],
         "ppo": [
             *stage("prompts"),
             f"model.name={folder / 'sft'}",
@@ -120,10 +120,10 @@ def _overrides(folder: Path, seed: int) -> dict[str, list[str]]:
             "data.too_long=drop",
             f"rollout.max_new_tokens={RESPONSE}",
             f"reward.models=[{folder / 'reward'}]",
-            "ppo.kl_coef=0.02",
+            "rollout.temperature=0.7",
             "optim.learning_rate=5e-4",
             "critic.learning_rate=1e-3",
-            "training.steps=24",
+            f"training.steps={STEPS}",
             "training.save_every=8",
         ],
     }
@@ -155,7 +155,7 @@ def _announce(console: Console) -> None:
     passes = {  # stage -> tokens times passes; a training pass costs about 1.8 forwards here, a decoded token about 3
         "sft": OPENINGS * LENGTH * 1.8,
         "reward": 2 * LENGTH * (PAIRS * 1.6 + HELD_OUT),
-        "ppo": 24 * 32 * (RESPONSE * 3 + LENGTH * (2.3 + 4 * 1.8)),
+        "ppo": STEPS * 32 * (RESPONSE * 3 + LENGTH * (2.3 + 4 * 1.8)),
         "judges": 2 * HELD_OUT * RESPONSE * 3,
     }
     console.print(

@@ -6,7 +6,6 @@ They come from IMDB and Rotten Tomatoes (label 1 favourable, 0 unfavourable), in
 import csv
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,9 +15,8 @@ from proxtune.errors import DataError
 from proxtune.runs import derive_seed
 
 INSTRUCTION = "Review:"
-PROMPTS, PROMPT_WORDS = 1500, 5
-CLOSING_WORDS = 24
-OPENING_WORDS = 60  # more than any length limit of the demo leaves; the tokenizer cuts
+PROMPTS, PROMPT_WORDS, COMPARED = 1500, 5, 8000
+OPENING_WORDS, CLOSING_WORDS = 60, 45  # more than the demo's length limit leaves: the tokenizer cuts
 
 
 @dataclass(frozen=True)
@@ -68,11 +66,11 @@ def part(reviews: list[Review], *, openings: int, seed: int) -> Parts:
     unique = list({review.text.casefold(): review for review in reviews}.values())
     unique.sort(key=lambda review: derive_seed(seed, f"review {review.text}"))
     long = [review for review in unique if review.source == "imdb"]
-    learned, asked = long[:openings], long[openings : openings + PROMPTS]
-    used = {review.text for review in learned + asked}
-    rest = [review for review in unique if review.text not in used]
-    half = len(rest) // 2
-    return Parts(learned, rest[:half], asked, rest[half:], duplicates=len(reviews) - len(unique))
+    short = [review for review in unique if review.source != "imdb"]
+    learned, long = long[:openings], long[openings:]
+    asked, long = long[:PROMPTS], long[PROMPTS:]
+    compared, judge = long[:COMPARED], long[COMPARED:]
+    return Parts(learned, compared, asked, judge + short, duplicates=len(reviews) - len(unique))
 
 
 def write_parts(parts: Parts, folder: Path, *, pairs: int, held_out: int) -> None:
@@ -88,16 +86,24 @@ def write_parts(parts: Parts, folder: Path, *, pairs: int, held_out: int) -> Non
 
 
 def _pairs(reviews: list[Review]) -> Iterator[dict[str, str]]:
-    """Join each favourable review with the next unfavourable one of its source: only the judgement tells them apart."""
-    waiting: dict[tuple[str, bool], list[Review]] = defaultdict(list)
+    """Join each favourable review with the next unfavourable one, cut alike: only the judgement tells them apart.
+
+    One pair in three is cut from the beginning of both reviews, which is what PPO writes; the others from near their
+    end, where people say what they think. All are longer than the tokenizer leaves, so that they end in the middle of
+    a sentence, as PPO's answers do.
+    """
+    waiting: dict[bool, list[Review]] = {True: [], False: []}
+    joined = 0
     for review in reviews:
-        others = waiting[review.source, not review.favourable]
+        others = waiting[not review.favourable]
         if not others:
-            waiting[review.source, review.favourable].append(review)
+            waiting[review.favourable].append(review)
             continue
         other = others.pop(0)
         good, bad = (review, other) if review.favourable else (other, review)
-        yield {"prompt": INSTRUCTION, "chosen": " " + closing(good.text), "rejected": " " + closing(bad.text)}
+        cut = closing if joined % 3 else opening
+        joined += 1
+        yield {"prompt": INSTRUCTION, "chosen": f" {cut(good.text)}", "rejected": f" {cut(bad.text)}"}
 
 
 def opening(text: str, words: int = OPENING_WORDS) -> str:
@@ -106,7 +112,7 @@ def opening(text: str, words: int = OPENING_WORDS) -> str:
 
 
 def closing(text: str) -> str:
-    """The last words of a text: where a reviewer says what he thinks, and as many as PPO samples."""
+    """The last words of a text."""
     return " ".join(text.split(" ")[-CLOSING_WORDS:])
 
 
