@@ -13,16 +13,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
+from torch import nn
 
+from proxtune.algorithms.ppo import PPO
 from proxtune.charts import STYLE, line_chart
 from proxtune.evaluation.metrics import bootstrap_mean
 from proxtune.evaluation.record import write_record
+from proxtune.models.critic import CriticConfig
+from proxtune.models.peft import TuningConfig, tune
+from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.runs import Run
+from proxtune.training.optim import OptimConfig
+from reference import ppo as oracle
+from tests import test_reference as same
+from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[1]
 RECORDS, IMAGES, RUNS = ROOT / "results" / "road", ROOT / "docs" / "images", ROOT / "runs"
@@ -95,13 +105,11 @@ def plots(seeds: Sequence[int]) -> None:
 
 def reference(seeds: Sequence[int]) -> None:
     """Learning curves of the package and of the one-file reference, and the largest gap between them."""
-    from tests.test_reference import learning_curves  # noqa: PLC0415 (builds the tiny model they share)
-
     steps = 40
     curves: dict[str, list[tuple[float, float]]] = {}
     gaps = []
     for seed in seeds:
-        package, oracle = learning_curves(seed=seed, steps=steps)
+        package, oracle = _learning_curves(seed, steps)
         curves[f"package, seed {seed}"] = list(enumerate(package, start=1))
         curves[f"reference, seed {seed}"] = list(enumerate(oracle, start=1))
         gaps.append(max(abs(a - b) for a, b in zip(package, oracle, strict=True)))
@@ -110,6 +118,31 @@ def reference(seeds: Sequence[int]) -> None:
     claim = f"largest difference of the mean score between the package and reference/ppo.py in {steps} steps"
     common = {"seeds": list(seeds), "measures": measures, "command": _command("reference", seeds)}
     _spread("reference_gap", claim, gaps, "score", "<= 1e-3", max(gaps) <= 1e-3, gaps, **common)
+
+
+def _learning_curves(seed: int, steps: int) -> tuple[list[float], list[float]]:
+    """The mean score of each step, by the package and by the reference, on the tiny model and task of their test."""
+    settings = replace(same.SETTINGS, kl_coef=0.02)
+    policy = tune(tiny_model(), TuningConfig(kind="full"))
+    package = PPO(
+        policy,
+        same.Points(),
+        same.CONFIG.model_copy(update={"kl_coef": settings.kl_coef}),
+        rollout=SamplingConfig(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature),
+        optim=OptimConfig(learning_rate=settings.learning_rate, max_grad_norm=settings.max_grad_norm),
+        critic_config=CriticConfig(learning_rate=settings.critic_learning_rate),
+        seed=seed,
+    )
+    ours = [package.step(same.PROMPTS)["score/mean"] for _ in range(steps)]
+    lm = tune(tiny_model(), TuningConfig(kind="full"))
+    critic = nn.Linear(lm.hidden_size, 1)
+    nn.init.zeros_(critic.weight)
+    nn.init.zeros_(critic.bias)
+    batches = [[lm.tokenizer.encode(prompt) for prompt in same.PROMPTS]] * steps
+    figures = oracle.train(
+        same.OneRow(lm.module), critic, same.points, batches, end=same.END, settings=settings, seed=seed
+    )
+    return ours, [row["score/mean"] for row in figures]
 
 
 def house() -> None:
