@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from proxtune.config import Section
 from proxtune.data.collate import Tokens
+from proxtune.errors import ModelError
 from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.peft import TuningConfig, disable_dropout, tune
@@ -75,6 +76,8 @@ def build_critic(
     the normalised score), else from a copy of the policy with a zero head and a warm-up. It is tuned as the policy is.
     Call this before the policy itself gets its adapter.
     """
+    if config.kind == "separate" and policy.adapter is not None:
+        raise ModelError("the policy has its adapter already; build a separate critic before the policy is tuned")
     new_head = ScalarHead(policy.hidden_size, zero=True).to(policy.device)
     if config.kind == "shared":
         return Critic(new_head, None, config.warmup_steps or 0)

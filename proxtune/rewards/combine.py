@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from proxtune.errors import ConfigError
 from proxtune.rewards.base import Answers, Reward
 
 
@@ -16,6 +17,12 @@ class WeightedSum:
     name = "sum"
 
     def __init__(self, rewards: list[tuple[Reward, float]]) -> None:
+        names = ["mean", "std", *(reward.name for reward, _ in rewards)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(
+                f"rewards need names of their own beside mean and std: {', '.join(twice)} is taken; rename one"
+            )
         self.rewards = rewards
         self.parts: dict[str, Tensor] = {}
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxtune.data.collate import collate
-from proxtune.errors import RewardError
-from proxtune.rewards.base import Answers, FunctionReward
+from proxtune.errors import ConfigError, RewardError
+from proxtune.rewards.base import Answers, FunctionReward, Reward
 from proxtune.rewards.combine import RunningScale, WeightedSum
 
 ANSWERS = Answers(["a", "b"], ["cc", "dddd"], collate([[2], [3]], [[4, 4], [5, 5, 5, 5]]), {})
@@ -83,3 +83,12 @@ def test_a_scale_goes_on_exactly_from_its_state() -> None:
     resumed.load_state(json.loads(json.dumps(whole.state())))
     assert torch.equal(whole(third), resumed(third))
     assert whole.state() == resumed.state()
+
+
+@pytest.mark.parametrize("names", [("good", "good"), ("mean", "good")])
+def test_two_rewards_of_one_name_are_refused(names: tuple[str, str]) -> None:
+    rewards: list[tuple[Reward, float]] = [
+        (FunctionReward(lambda prompts, responses: [0.0], name), 1.0) for name in names
+    ]
+    with pytest.raises(ConfigError, match="is taken"):
+        WeightedSum(rewards)

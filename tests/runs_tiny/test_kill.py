@@ -24,15 +24,18 @@ SMALL = [
     "training={steps: 12, save_every: 3, samples: 2}",
     "optim.learning_rate=3e-3",
 ]
-WORDS = "the film was a good bad slow fine dull warm story about love war time people and music".split()
+WORDS = ("the", "film", "was", "a", "slow", "fine", "dull", "warm", "story", "about", "love", "and", "war", "music")
 
 
 def write_data(folder: Path) -> None:
-    rng = random.Random(0)  # noqa: S311
+    rng = random.Random(0)
     texts = [" ".join(rng.choices(WORDS, k=6)) for _ in range(60)]
     rows = {
         "sft": [{"prompt": a, "completion": f" {b}"} for a, b in zip(texts[:30], texts[30:], strict=True)],
-        "reward": [{"prompt": a, "chosen": f" good {b}", "rejected": f" bad {b}"} for a, b in zip(texts[:30], texts[30:], strict=True)],
+        "reward": [
+            {"prompt": a, "chosen": f" good {b}", "rejected": f" bad {b}"}
+            for a, b in zip(texts[:30], texts[30:], strict=True)
+        ],
         "ppo": [{"prompt": text} for text in texts],
     }
     for name, lines in rows.items():
@@ -44,12 +47,21 @@ def brevity(prompts: list[str], responses: list[str]) -> list[float]:
 
 
 def job(command: str, folder: Path, name: str) -> Job:
-    common = [*SMALL, f"runs={folder}", f"name={name}", f"data.train={folder / command}.jsonl", "data.eval_fraction=0.1"]
+    common = [
+        *SMALL,
+        f"runs={folder}",
+        f"name={name}",
+        f"data.train={folder / command}.jsonl",
+        "data.eval_fraction=0.1",
+    ]
     if command == "sft":
         return sft_job(configs.load(SFTRun, [], [*common, "sft.batch_size=8", "sft.microbatch_size=4"]))
     if command == "reward":
         return reward_job(configs.load(RewardRun, [], [*common, "reward_model.batch_size=8"]))
-    ppo = ["rollout.max_new_tokens=8", "ppo={batch_size: 8, minibatch_size: 4, epochs: 2, kl_target: 4.0, reward_scale: running}"]
+    ppo = [
+        "rollout.max_new_tokens=8",
+        "ppo={batch_size: 8, minibatch_size: 4, epochs: 2, kl_target: 4.0, reward_scale: running}",
+    ]
     return ppo_job(configs.load(PPORun, [], [*common, *ppo]), [(FunctionReward(brevity), 1.0)])
 
 
@@ -70,7 +82,7 @@ def logged(folder: Path, name: str) -> int:
 def test_tr1_three_kills_leave_the_final_weights_byte_equal(command: str, tmp_path: Path) -> None:
     write_data(tmp_path)
     live(command, tmp_path, "whole")()
-    rng = random.Random(f"kills {command}")  # noqa: S311
+    rng = random.Random(f"kills {command}")
     for target in (2, 5, 10):  # before the first checkpoint, between two, and late
         child = fork(live(command, tmp_path, "killed"))
         while logged(tmp_path, "killed") < target:
