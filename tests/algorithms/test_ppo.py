@@ -534,8 +534,8 @@ def test_a_separate_critic_begins_with_the_scores_of_the_reward_model() -> None:
 
 def test_a_critic_learns_what_a_steady_reward_is() -> None:
     algorithm = ppo(reward=lambda prompts, responses: [1.0] * 8, epochs=4, kl_coef=0, learning_rate=3e-3)
-    losses = [algorithm.step(PROMPTS)["value/loss"] for _ in range(10)]
-    assert losses[-1] < 0.2 * losses[0]
+    losses = [algorithm.step(PROMPTS)["value/loss"] for _ in range(8)]
+    assert losses[-1] < 0.5 * losses[0]
 
 
 def test_kl_stop_ends_the_epochs() -> None:

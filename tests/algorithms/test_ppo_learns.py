@@ -84,16 +84,14 @@ def test_it_does_so_in_every_form_of_the_algorithm(options: dict[str, object]) -
     assert history[-1]["score/mean"] > history[0]["score/mean"] + 1
 
 
-@each_tuning
-def test_a_model_whose_pad_token_is_its_eos_learns_to_stop(tuning: TuningConfig, learning_rate: float) -> None:
-    history = learn(Length(-1), tuning, learning_rate, pad_is_eos=True)
+def test_a_model_whose_pad_token_is_its_eos_learns_to_stop() -> None:
+    history = learn(Length(-1), *LORA, pad_is_eos=True)
     assert history[0]["length/mean"] > 6
     assert history[-1]["length/mean"] < 4
 
 
-@each_tuning
-def test_and_not_to_stop(tuning: TuningConfig, learning_rate: float) -> None:
-    history = learn(Length(1), tuning, learning_rate, pad_is_eos=True)
+def test_and_not_to_stop() -> None:
+    history = learn(Length(1), *FULL, pad_is_eos=True)
     assert history[0]["length/mean"] < 7
     assert history[-1]["length/mean"] > 7.5  # of 8
 

@@ -24,7 +24,7 @@ def drawn(logits: Tensor, uniform: float, **options: float) -> int:
 
 def drawable(logits: Tensor, config: SamplingConfig, seen: list[int] | None = None) -> Tensor:
     """[V]: how often each token comes when the uniforms run evenly through [0, 1)."""
-    uniforms = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
+    uniforms = (torch.arange(2_000, dtype=torch.float64) + 0.5) / 2_000
     rows = logits.expand(len(uniforms), -1)
     tokens, _ = next_tokens(rows, uniforms, config, None if seen is None else [seen] * len(uniforms))
     return torch.bincount(tokens, minlength=logits.shape[-1]) / len(uniforms)
@@ -82,8 +82,8 @@ def test_filters_draw_from_the_distribution_that_transformers_draws_from(options
     theirs.append(TopPLogitsWarper(config.top_p))
     expected = theirs(torch.tensor([seen]), logits).softmax(-1)[0]
     found = drawable(logits, config, seen)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)  # 20,000 even uniforms: at most one step off a side
-    assert set(found.nonzero()[:, 0].tolist()) == set((expected > 1e-4).nonzero()[:, 0].tolist())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3)  # 2,000 even uniforms: at most one off on each side
+    assert not found[expected == 0].any()
 
 
 def test_greedy_sampling_heeds_the_repetition_penalty() -> None:

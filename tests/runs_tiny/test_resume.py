@@ -134,7 +134,12 @@ def figures(path: Path) -> list[dict[str, Any]]:
     return [{k: x for k, x in row.items() if not k.startswith("time/")} for row in Run.open(path).metrics()]
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = {"ppo-lora-shared", "ppo-full-separate"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow) if case in SLOW else case for case in CASES]
+)
 def test_tr1_two_interruptions_leave_the_final_weights_byte_equal(case: str, tmp_path: Path) -> None:
     whole = live(case, tmp_path / "whole")
     for dies_after in (3, 3):  # in step 3, after a checkpoint at 2; then in step 5, after one at 4
