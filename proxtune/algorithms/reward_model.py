@@ -108,6 +108,7 @@ class RewardTrainer:
 @torch.no_grad()
 def normalise(model: RewardModel, pairs: Sequence[PreferenceExample], rows_at_once: int = 32) -> None:
     """Set gain and bias so that these answers score mean 0 and standard deviation 1 (Ziegler et al. 2019, 2.1)."""
+    model.lm.module.eval()  # dropout would be noise in a scale that is kept
     model.gain, model.bias = 1.0, 0.0
     parts = [torch.cat(pair_rewards(model, pairs[i : i + rows_at_once])) for i in range(0, len(pairs), rows_at_once)]
     scores = torch.cat(parts).double()
