@@ -5,10 +5,11 @@ import torch
 from pydantic import ValidationError
 
 from proxtune.data.collate import collate
+from proxtune.errors import ModelError
 from proxtune.models.critic import CriticConfig, build_critic
 from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.language_model import weight_hash
-from proxtune.models.peft import TuningConfig
+from proxtune.models.peft import TuningConfig, tune
 from proxtune.models.score import rewards
 from tests.tiny import tiny_model
 
@@ -78,6 +79,13 @@ def test_a_reward_model_that_reads_other_tokens_is_not_taken() -> None:
     model.lm.module.resize_token_embeddings(40)
     critic = build_critic(tiny_model(), SEPARATE, TuningConfig(), model)
     assert not critic.values(TOKENS).any()
+
+
+def test_a_separate_critic_is_built_before_the_policy_has_its_adapter() -> None:
+    policy = tune(tiny_model(), TuningConfig(rank=2))
+    with pytest.raises(ModelError, match=r"build a separate critic before the policy is tuned"):
+        build_critic(policy, SEPARATE, TuningConfig())
+    assert build_critic(policy, CriticConfig(), TuningConfig()).trunk is None
 
 
 def test_a_warm_up_can_be_set() -> None:

@@ -35,10 +35,11 @@ def test_a_part_that_fails_stops_the_sum_and_is_named() -> None:
         WeightedSum([(LENGTH, 1.0), (bad, 0.0)])(ANSWERS)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="looked up by name, the second is summed twice")
-def test_two_rewards_of_one_name_are_both_summed() -> None:
-    three = FunctionReward(lambda prompts, responses: [3.0] * len(responses), "two")
-    assert WeightedSum([(TWO, 1.0), (three, 10.0)])(ANSWERS).tolist() == [32.0, 32.0]
+@pytest.mark.parametrize(("name", "taken"), [("two", "two"), ("mean", "mean"), ("std", "std")])
+def test_two_figures_of_one_name_are_refused(name: str, taken: str) -> None:
+    other = FunctionReward(lambda prompts, responses: [3.0] * len(responses), name)
+    with pytest.raises(ConfigError, match=rf"names of their own beside mean and std: {taken} is taken; rename one"):
+        WeightedSum([(TWO, 1.0), (other, 10.0)])
 
 
 batches = st.lists(
