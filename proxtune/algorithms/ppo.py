@@ -277,7 +277,7 @@ class PPO:
             moved = sum(stats["policy/approx_kl"] for stats in updates) / len(updates)
             if cfg.kl_stop is not None and moved > cfg.kl_stop:
                 break
-        if cfg.loss == "kl_penalty" and cfg.penalty_target is not None:
+        if cfg.loss == "kl_penalty" and cfg.penalty_target is not None and self.steps >= self.critic.warmup_steps:
             self.penalty_coef = next_penalty_coef(self.penalty_coef, moved, target=cfg.penalty_target)
         return tally.mean() | {"policy/epochs": float(epoch + 1), "optim/learning_rate": self.optimizer.learning_rate}
 

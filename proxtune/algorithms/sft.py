@@ -59,6 +59,8 @@ class SFT:
         self.model.module.train()
         self.optimizer.begin(self.steps)
         count = sum(len(example.response_ids) for example in batch)
+        if not count:
+            raise ValueError("the batch has no token to learn; expected examples with a response")
         sums = Tally()
         size = self.config.microbatch_size or len(batch)
         for start in range(0, len(batch), size):

@@ -53,7 +53,7 @@ def length_mask(lengths: Tensor, width: int) -> Tensor:
 def pad(rows: Sequence[Sequence[int]], width: int | None = None) -> tuple[Tensor, Tensor]:
     """Token lists -> (ids [B, L] with 0 to the right, lengths [B]); L is `width` or the longest row's."""
     lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.zeros(len(rows), int(lengths.max()) if width is None else width, dtype=torch.int64)
+    ids = torch.zeros(len(rows), max(int(lengths.max()), 1) if width is None else width, dtype=torch.int64)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
     return ids, lengths

@@ -81,11 +81,7 @@ def build_critic(
     new_head = ScalarHead(policy.hidden_size, zero=True).to(policy.device)
     if config.kind == "shared":
         return Critic(new_head, None, config.warmup_steps or 0)
-    if (
-        reward_model is None
-        or type(reward_model.lm.module) is not type(policy.module)
-        or reward_model.lm.hidden_size != policy.hidden_size
-    ):
+    if reward_model is None or not _alike(reward_model.lm, policy):
         trunk = tune(policy.frozen_copy(), tuning)
         head, warmup = new_head, 10 if config.warmup_steps is None else config.warmup_steps
     else:
@@ -93,6 +89,13 @@ def build_critic(
         head, warmup = _scaled(reward_model), config.warmup_steps or 0
     disable_dropout(trunk.module)
     return Critic(head, trunk, warmup)
+
+
+def _alike(one: LanguageModel, other: LanguageModel) -> bool:
+    """Whether two models have one architecture and read the same tokens."""
+    sizes = [(m.hidden_size, m.module.get_input_embeddings().weight.shape[0]) for m in (one, other)]
+    same_tokens = one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+    return type(one.module) is type(other.module) and sizes[0] == sizes[1] and same_tokens
 
 
 def _scaled(model: RewardModel) -> ScalarHead:

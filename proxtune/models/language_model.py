@@ -37,7 +37,8 @@ class LanguageModel:
     @property
     def context(self) -> int:
         """The longest sequence the model was made for, in tokens."""
-        return int(self.module.config.get_text_config().max_position_embeddings)
+        named = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
+        return 2**20 if named is None else int(named)  # models without positions (ALiBi) name none
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -58,7 +59,7 @@ class LanguageModel:
         Without a mask attention is causal, so right padding needs none: no real token sees what comes after it.
 
         Args:
-            ids, positions: [B, S]; mask: [B, 1, S, K] bool (or one for each kind of layer, see `rollouts.cache`).
+            ids, positions: [B, S]; mask: [B, 1, S, K] additive (or one for each kind of layer, see `rollouts.cache`).
         """
         return self.module.base_model(
             input_ids=ids,
@@ -108,6 +109,9 @@ def copy_into(weights: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> No
         )
     with torch.no_grad():
         for name, weight in weights.items():
+            if weight.shape != stored[name].shape:
+                sizes = f"{tuple(stored[name].shape)} in the checkpoint, {tuple(weight.shape)} in the model"
+                raise CheckpointError(f"{name} has another size: {sizes}; is the config the same?")
             weight.copy_(stored[name])
 
 

@@ -108,7 +108,7 @@ class TransformerTrunk(TransformerBase):
         past_key_values: Any = None,
         **_: Any,
     ) -> BaseModelOutputWithPast:
-        """`attention_mask` is None (causal) or [B, 1, S, K] bool, True where a query may look."""
+        """`attention_mask` is None (causal) or [B, 1, S, K], added to the attention scores."""
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         x = self.embed(input_ids)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ class Answers:
     responses: list[str]
     tokens: Tokens
     columns: dict[str, list[Any]]  # the other columns of the prompt's row; None where a row has no such column
+    truncated: Sequence[bool] = ()  # which answers the length limit cut; none by default
 
 
 def answers_of(model: LanguageModel, prompts: Sequence[PromptExample], rollout: Rollout) -> Answers:
@@ -33,7 +35,8 @@ def answers_of(model: LanguageModel, prompts: Sequence[PromptExample], rollout: 
     responses = [model.text(ids[:length]) for ids, length in zip(rollout.tokens.response_ids, lengths, strict=True)]
     names = {name for prompt in prompts for name in prompt.columns}
     columns = {name: [prompt.columns.get(name) for prompt in prompts] for name in names}
-    return Answers([prompt.text for prompt in prompts], responses, rollout.tokens, columns)
+    texts = [prompt.text for prompt in prompts]
+    return Answers(texts, responses, rollout.tokens, columns, rollout.truncated.tolist())
 
 
 @runtime_checkable
@@ -56,10 +59,16 @@ class FunctionReward:
         self.name: str = name or str(getattr(function, "__name__", "reward"))
         parameters = inspect.signature(function).parameters.values()
         self.takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        self.takes = {p.name for p in parameters}
+        answered = {p.name for p in list(parameters)[:2]} | {"prompts", "responses"}
+        self.takes = {p.name for p in parameters} - answered
+        self.answered = answered
 
     def __call__(self, answers: Answers) -> Tensor:
-        columns = {name: x for name, x in answers.columns.items() if self.takes_all or name in self.takes}
+        columns = {
+            name: x
+            for name, x in answers.columns.items()
+            if name in self.takes or (self.takes_all and name not in self.answered)
+        }
         try:
             scores = self.function(answers.prompts, answers.responses, **columns)
         except Exception as error:
@@ -111,12 +120,18 @@ def from_file(spec: str) -> tuple[Reward, float]:
     module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
     assert module_spec is not None and module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"--reward {spec}: {path} cannot be run: {type(error).__name__}: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):
         public = sorted(n for n, x in vars(module).items() if inspect.isfunction(x) and not n.startswith("_"))
         raise ConfigError(f"--reward {spec}: {path} has no function {name!r}; it has {', '.join(public) or 'none'}")
     try:
-        return FunctionReward(function), float(weight or 1)
+        number = float(weight or 1)
     except ValueError:
-        raise ConfigError(f"--reward {spec}: the weight {weight!r} is not a number") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"--reward {spec}: the weight {weight!r} is not a number")
+    return FunctionReward(function), number

@@ -17,6 +17,7 @@ class LearnedReward:
         self, model: RewardModel, *, same_tokenizer: bool, name: str = "model", rows_at_once: int = 32
     ) -> None:
         self.model, self.same_tokenizer, self.name, self.rows_at_once = model, same_tokenizer, name, rows_at_once
+        model.lm.module.eval()
 
     @torch.no_grad()
     def __call__(self, answers: Answers) -> Tensor:
@@ -34,5 +35,10 @@ class LearnedReward:
     def _encode(self, answers: Answers) -> Tokens:
         encode = self.model.lm.tokenizer.encode
         prompts = [encode(text) for text in answers.prompts]
-        responses = [encode(text, add_special_tokens=False) for text in answers.responses]
+        stop = self.model.lm.stop_ids[:1]
+        cut = answers.truncated or [False] * len(answers.responses)
+        responses = [
+            [*encode(text, add_special_tokens=False), *(() if was_cut else stop)]
+            for text, was_cut in zip(answers.responses, cut, strict=True)
+        ]
         return collate(prompts, responses).to(self.model.lm.device)

@@ -55,14 +55,21 @@ def attend(model: LanguageModel, cache: RowCache, positions: Tensor) -> Any:
     """The attention mask of a pass at `positions` [B, S]: each query sees the slots up to its own.
 
     Returns:
-        [B, 1, S, limit] bool, or one for each kind of layer where the model mixes full and sliding attention.
+        [B, 1, S, limit], to be added to the attention scores (eager attention takes no other), or one for each kind of
+        layer where the model mixes full and sliding attention.
     """
     config = model.module.config.get_text_config()
     back = positions[:, None, :, None] - torch.arange(cache.limit, device=positions.device)
-    full = back >= 0
+    is_past = back >= 0
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
-    near = full if window is None else full & (back < window)
+    hidden = torch.finfo(model.module.dtype).min
+
+    def additive(visible: Tensor) -> Tensor:
+        return torch.zeros(visible.shape, dtype=model.module.dtype, device=visible.device).masked_fill(~visible, hidden)
+
+    full = additive(is_past)
+    near = full if window is None else additive(is_past & (back < window))
     if "sliding_attention" in kinds:
         return {"full_attention": full, "sliding_attention": near}
     return full if kinds == {"full_attention"} or getattr(config, "use_sliding_window", True) is False else near

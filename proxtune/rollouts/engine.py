@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from proxtune.data.collate import Tokens, pad
-from proxtune.errors import GenerationError
 from proxtune.models.heads import ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.objectives import token_entropy
 from proxtune.rollouts.cache import RowCache, attend
-from proxtune.rollouts.rollout import Rollout
+from proxtune.rollouts.rollout import Rollout, check_room
 from proxtune.rollouts.sampling import SamplingConfig, next_tokens
 
 
@@ -41,7 +40,7 @@ def decode(
     head: ScalarHead | None = None,
 ) -> Iterator[Step]:
     """Yield the tokens of all running rows, step by step, until every row has met a stop token or the length limit."""
-    _check_room(model, prompts, config)
+    check_room(model, prompts, config)
     ids, lengths = (x.to(model.device) for x in pad(prompts))
     cache = RowCache(int(lengths.max()) + config.max_new_tokens)
     positions = torch.arange(ids.shape[1], device=model.device).expand_as(ids)
@@ -50,7 +49,9 @@ def decode(
     hidden = _advance(model, cache, ids, positions)[rows, lengths - 1]
     for t in range(config.max_new_tokens):
         logits = model.logits(hidden)
-        tokens, logprobs = next_tokens(logits, uniforms[rows.cpu(), t], config, [seen[row] for row in rows.tolist()])
+        tokens, logprobs = next_tokens(
+            logits, uniforms[rows.cpu(), t], config, [seen[row] for row in rows.tolist()], rows.tolist()
+        )
         values = None if head is None else head(hidden)
         yield Step(rows, tokens, logprobs, token_entropy(logits / (config.temperature or 1.0)), values)
         for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
@@ -97,14 +98,3 @@ def sample(
 def _advance(model: LanguageModel, cache: RowCache, ids: Tensor, positions: Tensor) -> Tensor:
     cache.place(positions)
     return model.hidden(ids, positions=positions, mask=attend(model, cache, positions), cache=cache)
-
-
-def _check_room(model: LanguageModel, prompts: list[list[int]], config: SamplingConfig) -> None:
-    if not all(prompts):
-        raise GenerationError("a prompt has no token; give the sampler at least one (a BOS token or some text)")
-    longest = max(len(prompt) for prompt in prompts)
-    if longest + config.max_new_tokens > model.context:
-        raise GenerationError(
-            f"a prompt of {longest} tokens and max_new_tokens={config.max_new_tokens} do not fit "
-            f"the model's context of {model.context}; shorten the prompt or set a smaller max_new_tokens"
-        )

@@ -10,7 +10,7 @@ from proxtune.data.collate import collate
 from proxtune.models.heads import ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.objectives import token_entropy
-from proxtune.rollouts.rollout import Rollout
+from proxtune.rollouts.rollout import Rollout, check_room
 from proxtune.rollouts.sampling import SamplingConfig, next_tokens
 
 
@@ -24,6 +24,7 @@ def generate(
     head: ScalarHead | None = None,
 ) -> Rollout:
     """Answer each prompt by itself, one token at a time. See `Sampler` for the arguments."""
+    check_room(model, prompts, config)
     size = (len(prompts), config.max_new_tokens)
     logprobs, entropy, values = (torch.zeros(size, device=model.device) for _ in range(3))
     responses: list[list[int]] = []
@@ -32,7 +33,7 @@ def generate(
         for t in range(config.max_new_tokens):
             hidden = model.hidden(torch.tensor([ids], device=model.device))[:, -1]
             logits = model.logits(hidden)
-            token, logprob = next_tokens(logits, uniforms[row : row + 1, t], config, [ids])
+            token, logprob = next_tokens(logits, uniforms[row : row + 1, t], config, [ids], [row])
             logprobs[row, t] = logprob
             entropy[row, t] = token_entropy(logits / (config.temperature or 1.0))
             if head is not None:

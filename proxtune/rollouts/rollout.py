@@ -6,6 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from proxtune.data.collate import Tokens
+from proxtune.errors import GenerationError
 from proxtune.models.heads import ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.rollouts.sampling import SamplingConfig
@@ -48,3 +49,15 @@ class Sampler(Protocol):
         uniforms: Tensor,
         head: ScalarHead | None = None,
     ) -> Rollout: ...
+
+
+def check_room(model: LanguageModel, prompts: list[list[int]], config: SamplingConfig) -> None:
+    """Refuse prompts that no sampler can answer: one without a token, or one that leaves no room in the context."""
+    if not all(prompts):
+        raise GenerationError("a prompt has no token; give the sampler at least one (a BOS token or some text)")
+    longest = max(len(prompt) for prompt in prompts)
+    if longest + config.max_new_tokens > model.context:
+        raise GenerationError(
+            f"a prompt of {longest} tokens and max_new_tokens={config.max_new_tokens} do not fit "
+            f"the model's context of {model.context}; shorten the prompt or set a smaller max_new_tokens"
+        )

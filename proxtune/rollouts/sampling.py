@@ -53,13 +53,18 @@ def row_uniforms(seed: int, purpose: str, step: int, rows: Sequence[int], length
 
 
 def next_tokens(
-    logits: Tensor, uniforms: Tensor, config: SamplingConfig, seen: list[list[int]] | None = None
+    logits: Tensor,
+    uniforms: Tensor,
+    config: SamplingConfig,
+    seen: list[list[int]] | None = None,
+    rows: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw one token a row by inverse CDF.
 
     Args:
         logits: [B, V] float32; uniforms: [B] in [0, 1), unused when greedy.
         seen: the tokens already in each row, for the repetition penalty.
+        rows: where the rows stand in the batch that was asked for, to name one; by default 0, 1, 2, …
 
     Returns:
         (tokens [B], log-probs [B] under softmax(logits / temperature)).
@@ -69,9 +74,10 @@ def next_tokens(
     """
     bad = ~(logits.max(-1).values.isfinite() & ~logits.isnan().any(-1))
     if bad.any():
+        first = int(bad.nonzero()[0])
+        row = first if rows is None else rows[first]
         raise GenerationError(
-            f"the model's logits are not finite in row {int(bad.nonzero()[0])} of the batch; "
-            "its weights may have diverged"
+            f"the model's logits are not finite in row {row} of the batch; its weights may have diverged"
         )
     if config.temperature == 0:
         tokens = _filtered(logits, config, seen).argmax(-1)

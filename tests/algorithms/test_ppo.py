@@ -579,9 +579,6 @@ def test_the_penalty_coefficient_halves_or_doubles_by_the_kl_of_the_last_epoch(
     assert found == expected
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a policy at rest has a KL of 0, which halves it each step"
-)
 def test_the_penalty_coefficient_waits_for_the_end_of_the_warm_up() -> None:
     algorithm = ppo(loss="kl_penalty", parts=separate(LORA, warmup=2))
     algorithm.step(PROMPTS)

@@ -143,7 +143,6 @@ def test_normalising_again_changes_nothing_and_never_the_order() -> None:
         assert torch.equal(torch.cat(pair_rewards(model, pairs())).argsort(), before)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="it runs in the train mode that training left behind")
 def test_scores_are_normalised_without_dropout() -> None:
     model = reward_model(TuningConfig(rank=2, dropout=0.5))
     train = RewardTrainer(model, optim=OptimConfig(learning_rate=3e-2))

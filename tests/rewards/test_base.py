@@ -57,7 +57,6 @@ def test_a_function_gets_every_column_if_it_takes_them_all() -> None:
     assert seen == {"answer": ["x", None], "level": [1, 2]}
 
 
-@pytest.mark.xfail(strict=True, raises=RewardError, reason="it is passed a second time")
 def test_a_column_named_responses_does_not_hide_the_sampled_ones() -> None:
     assert FunctionReward(length)(two_answers(responses=["from the data", ""])).tolist() == [2.0, 4.0]
 
@@ -137,11 +136,7 @@ def test_a_function_in_a_file_is_a_reward_with_a_weight(file: Path, suffix: str,
         ("{file}:brief", r"my_rewards.py has no function 'brief'; it has brevity$"),
         ("{file}:LIMIT", r"has no function 'LIMIT'"),
         ("{file}:brevity=much", r"the weight 'much' is not a number"),
-        pytest.param(
-            "{file}:brevity=nan",
-            "not a",
-            marks=pytest.mark.xfail(strict=True, reason="a weight of nan is taken"),
-        ),
+        ("{file}:brevity=nan", r"the weight 'nan' is not a number"),
     ],
 )
 def test_a_reward_that_cannot_be_had_is_named_with_what_to_write(file: Path, spec: str, message: str) -> None:
@@ -149,7 +144,6 @@ def test_a_reward_that_cannot_be_had_is_named_with_what_to_write(file: Path, spe
         from_file(spec.format(file=file))
 
 
-@pytest.mark.xfail(strict=True, raises=(SyntaxError, ImportError), reason="it comes as the bare exception")
 @pytest.mark.parametrize("text", ["def f(:\n", "import no_such_package\n"])
 def test_a_file_that_cannot_be_run_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "broken.py"

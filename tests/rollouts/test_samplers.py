@@ -135,9 +135,6 @@ def test_the_cached_sampler_draws_the_tokens_of_the_plain_one(family: str, tempe
     assert_equal(draw(model, sample, config), draw(model, generate, config))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="RowCache's mask is boolean, which eager attention adds to its scores instead of masking"
-)
 def test_the_cached_sampler_draws_the_tokens_of_the_plain_one_with_eager_attention() -> None:
     torch.manual_seed(0)
     module = LlamaForCausalLM(LlamaConfig(**LLAMA, attn_implementation="eager")).eval()
@@ -219,7 +216,7 @@ def wrongly_numbered(reason: str) -> pytest.MarkDecorator:
     [
         (sample, 64),
         pytest.param(sample, 1, marks=wrongly_numbered("it is the number in the chunk")),
-        pytest.param(generate, 64, marks=wrongly_numbered("generate calls every row 0")),
+        (generate, 64),
     ],
 )
 def test_ro3_the_row_that_is_not_finite_is_named(sampler: Sampler, rows_at_once: int) -> None:
@@ -229,7 +226,6 @@ def test_ro3_the_row_that_is_not_finite_is_named(sampler: Sampler, rows_at_once:
         )
 
 
-@wrongly_numbered("rows that have ended are not counted")
 def test_ro3_the_row_that_is_not_finite_is_named_when_others_have_ended() -> None:
     config = SamplingConfig(max_new_tokens=3, temperature=0)
     first, second = (ids[0] for ids in answers(draw(poisoned_model(29), sample, config, [[5, 6], [20]])))
@@ -239,11 +235,7 @@ def test_ro3_the_row_that_is_not_finite_is_named_when_others_have_ended() -> Non
         draw(model, sample, config, [[5, 6], [20]])
 
 
-unchecked = pytest.mark.xfail(strict=True, reason="only `sample` checks its prompts")
-each_checked_sampler = pytest.mark.parametrize("sampler", [sample, pytest.param(generate, marks=unchecked)])
-
-
-@each_checked_sampler
+@each_sampler
 def test_dl5_an_answer_that_may_not_fit_the_context_is_refused(sampler: Sampler) -> None:
     model = tiny_model()
     assert len(draw(model, sampler, SamplingConfig(max_new_tokens=4), [[5], [5] * 60])) == 2
@@ -251,7 +243,7 @@ def test_dl5_an_answer_that_may_not_fit_the_context_is_refused(sampler: Sampler)
         draw(model, sampler, SamplingConfig(max_new_tokens=5), [[5], [5] * 60])
 
 
-@each_checked_sampler
+@each_sampler
 def test_a_prompt_without_a_token_is_refused(sampler: Sampler) -> None:
     with pytest.raises(GenerationError, match="a prompt has no token"):
         draw(tiny_model(), sampler, prompts=[[5], []])
