@@ -118,6 +118,7 @@ class Job:
     data: dict[str, str]  # path -> fingerprint
     parameters: dict[str, int]  # trained and total
     notes: list[str] = field(default_factory=list)  # what was read, kept, cut
+    rewards: dict[str, float] = field(default_factory=dict)  # name -> weight: functions do not stand in the config
 
 
 def sft_job(config: SFTRun) -> Job:
@@ -207,7 +208,8 @@ def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = ()) -> J
         notes.append(f"held out: {report}")
         evaluate = partial(mean_score, policy, reward, held, config)
     counts = _count(policy, critic.head) if critic.trunk is None else _count(policy, critic.head, critic.trunk.module)
-    return Job("ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes)
+    weights = {part.name: weight for part, weight in reward.rewards}
+    return Job("ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes, weights)
 
 
 def build_reward(

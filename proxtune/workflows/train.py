@@ -88,6 +88,7 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
             "steps": job.steps,
             "base": job.base,
             "data": job.data,
+            "rewards": job.rewards,
             "parameters": job.parameters,
             "threads": torch.get_num_threads(),
             "environment": environment(),
@@ -100,6 +101,10 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
         raise ConfigError(
             f"{run.path} was begun with another config:\n{_difference(old, text)}\n"
             "give the run's own values to resume it"
+        )
+    if manifest["rewards"] != job.rewards:
+        raise ConfigError(
+            f"{run.path} is rewarded by {manifest['rewards']}, not by {job.rewards}; pass the same --reward"
         )
     if manifest["base"] != job.base:
         raise CheckpointError(

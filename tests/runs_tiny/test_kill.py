@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from proxtune import config as configs
+from proxtune.errors import ConfigError
 from proxtune.rewards.base import FunctionReward
 from proxtune.runs import Run
 from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, sft_job
@@ -98,3 +99,15 @@ def test_tr1_three_kills_leave_the_final_weights_byte_equal(command: str, tmp_pa
         assert (whole.model / file).read_bytes() == (killed.model / file).read_bytes(), file
     timeless = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in whole.metrics()]
     assert timeless == [{k: v for k, v in row.items() if not k.startswith("time/")} for row in killed.metrics()]
+
+
+def test_a_run_is_not_resumed_with_another_reward(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    quiet = Console(quiet=True)
+    whole = job("ppo", tmp_path, "ppo")
+    whole.steps = 1
+    execute(whole, console=quiet)
+    other = job("ppo", tmp_path, "ppo")
+    other.rewards = {"length": 1.0}
+    with pytest.raises(ConfigError, match=r"is rewarded by \{'brevity': 1.0\}, not by \{'length': 1.0\}"):
+        execute(other, resume=True, console=quiet)
