@@ -3,6 +3,7 @@
 One name says which: a hub id, a folder, a run, a .gguf file, `bundled:<name>` or `scratch:transformer`.
 """
 
+import difflib
 import hashlib
 import os
 import shutil
@@ -107,9 +108,22 @@ def resolve(name: str) -> str:
         return str(path / "model")
     if path.is_dir() and not (path / "config.json").exists():
         raise ModelError(f"{path} is neither a run (no config.yaml) nor a model folder (no config.json)")
-    if not path.is_dir() and (path.is_absolute() or name.startswith(".") or name.count("/") > 1):
-        raise ModelError(f"no such model folder: {path}")
+    if not path.is_dir() and (
+        path.is_absolute() or name.startswith(".") or name.count("/") > 1 or _beside_others(path)
+    ):
+        raise ModelError(f"no such run or model folder: {path}{_near(path)}")
     return name
+
+
+def _beside_others(path: Path) -> bool:
+    """Whether a name like `runs/stf` means a folder here (there is a `runs`), and not a hub id."""
+    return path.parent != Path() and path.parent.is_dir()
+
+
+def _near(path: Path) -> str:
+    names = [folder.name for folder in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = [str(path.parent / name) for name in difflib.get_close_matches(path.name, names)]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def from_gguf(file: Path) -> Path:

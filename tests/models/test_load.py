@@ -129,8 +129,8 @@ def unknown_architecture(folder: Path) -> None:
     [
         (empty, "bundled:smolllm", r"unknown bundled model 'smolllm'; expected one of smollm2"),
         (empty, "scratch:lstm", r"unknown model 'scratch:lstm'; expected scratch:transformer"),
-        (empty, "{folder}/missing", r"no such model folder: .*/missing"),
-        (empty, "./missing", r"no such model folder: missing"),
+        (empty, "{folder}/missing", r"no such run or model folder: .*/missing"),
+        (empty, "./missing", r"no such run or model folder: missing"),
         (empty, "{folder}/missing.gguf", r"no such GGUF file: .*/missing\.gguf"),
         (empty, "{folder}", r"is neither a run .* nor a model folder \(no config\.json\)"),
         (empty, "no-such/model", r"cannot load the model 'no-such/model': .*\nexpected a hub id, a folder with"),
