@@ -433,11 +433,25 @@ def test_each_epoch_sees_every_answer_once_in_an_order_of_its_own(monkeypatch: p
 
     monkeypatch.setattr(algorithm, "update", note)
     algorithm.step(PROMPTS)
-    first, second = seen[:4], seen[4:]
+    algorithm.step(PROMPTS)
+    first, second, later = seen[:4], seen[4:8], seen[8:12]
     begins = sorted(2 + ord(text[0]) - ord("a") for text in PROMPTS)
-    for epoch in (first, second):
+    for epoch in (first, second, later):
         assert sorted(token for rows in epoch for token in rows) == begins
     assert first != second
+    assert first != later
+
+
+def test_the_loss_is_the_policys_plus_the_weighted_values_less_the_weighted_entropy() -> None:
+    algorithm = ppo(value_coef=0.3, entropy_coef=0.2)
+    rollout, values = algorithm.sample([PromptExample([5, 6], "de", {}, "")] * 4)
+    ones = torch.ones_like(values)
+    batch = Experience(rollout.tokens, rollout.mask, rollout.logprobs, values, ones, 5 * ones)
+    loss, stats = algorithm.losses(batch, count=rollout.mask.sum(), rows=4, check=True)
+    entropy = rollout.entropy[rollout.mask].mean().item()
+    assert stats["policy/loss"].item() == pytest.approx(-1)  # ratio 1, advantages 1
+    assert stats["value/loss"].item() == pytest.approx(12.5)  # values 0, returns 5
+    assert loss.item() == pytest.approx(-1 + 0.3 * 12.5 - 0.2 * entropy, abs=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 4])
