@@ -93,7 +93,7 @@ def build_critic(
 
 def _alike(one: LanguageModel, other: LanguageModel) -> bool:
     """Whether two models have one architecture and read the same tokens."""
-    sizes = [(m.hidden_size, m.module.get_input_embeddings().weight.shape[0]) for m in (one, other)]
+    sizes = [(m.hidden_size, m.module.config.get_text_config().vocab_size) for m in (one, other)]
     same_tokens = one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
     return type(one.module) is type(other.module) and sizes[0] == sizes[1] and same_tokens
 
