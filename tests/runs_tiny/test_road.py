@@ -44,12 +44,14 @@ def test_a_model_learns_to_answer_then_what_is_liked_then_to_be_liked(kind: str,
     model.save(tmp_path / "sft/model")
     assert losses[-1] < 0.75 < losses[0]  # four free choices of five tokens: (4 log 2) / 5 = 0.55 at best
 
-    # Reward: more a's are better
+    # Reward: more a's are better, and of answers cut short it sees enough to know that they are no way out
+    cut = [ids[: i % 5] for i, ids in enumerate(reversed(answers))]
+    ranked = [sorted(pair, key=lambda ids: ids.count(A)) for pair in zip(answers, cut, strict=True)]
     pairs = [
-        PreferenceExample(PROMPTS[i % 12], [*x, EOS], [*y, EOS], "") if x.count(A) > y.count(A)
-        else PreferenceExample(PROMPTS[i % 12], [*y, EOS], [*x, EOS], "")
-        for i, (x, y) in enumerate(zip(answers, reversed(answers), strict=True)) if x.count(A) != y.count(A)
-    ]  # fmt: skip
+        PreferenceExample(PROMPTS[i % 12], [*best, EOS], [*worst, EOS], "")
+        for i, (worst, best) in enumerate(ranked)
+        if best.count(A) > worst.count(A)
+    ]
     lm = tune(load(ModelConfig(name=str(tmp_path / "sft/model"))), TuningConfig(kind="full"))
     reward_model = RewardModel(lm, ScalarHead(lm.hidden_size, zero=False, generator=generator), max_length=8)
     trainer = RewardTrainer(reward_model, optim=OptimConfig(learning_rate=3e-3))
@@ -65,24 +67,27 @@ def test_a_model_learns_to_answer_then_what_is_liked_then_to_be_liked(kind: str,
     folder = tmp_path / "reward/model"
     learnt = RewardModel.load(load(ModelConfig(name=str(folder))), folder)
     policy = load(ModelConfig(name=str(tmp_path / "sft/model")))
-    tuning, config = TuningConfig(rank=4), CriticConfig(kind=kind)
+    tuning, config = TuningConfig(rank=4), CriticConfig(kind=kind, learning_rate=1e-2)
     critic = build_critic(policy, config, tuning, learnt)
     algorithm = PPO(
         tune(policy, tuning),
         LearnedReward(learnt, same_tokenizer=True),
         PPOConfig(batch_size=48, minibatch_size=24, epochs=2, kl_coef=0.01, truncation="penalty"),
         rollout=SamplingConfig(max_new_tokens=6),
-        optim=OptimConfig(learning_rate=1e-2),
+        optim=OptimConfig(learning_rate=3e-3),
         critic=critic,
         critic_config=config,
     )
     texts = [policy.tokenizer.decode(ids) for ids in PROMPTS]
     with Run.create(tmp_path / "ppo", resume=False) as run:
-        fit(algorithm, Loader(texts, 48, seed=0), run, KEEP_NOTHING, steps=12)
+        training = TrainingConfig(save_every=0, samples=48)
+        fit(algorithm, Loader(texts, 48, seed=0), run, training, steps=12)
         scores = [row["score/mean"] for row in run.metrics()]
+        letters = [sum(row["response"].count("a") for row in run.samples() if row["step"] == t) / 48 for t in (1, 12)]
     policy.save(tmp_path / "ppo/model")
-    assert abs(scores[0]) < 1  # normalised: what the tuned model writes is about 0
-    assert scores[-1] > scores[0] + 0.5
+    assert sum(scores[-3:]) / 3 > scores[0] + 0.2
+    assert letters[0] < 2.2  # a's an answer: half of four
+    assert letters[1] > letters[0] + 0.6
 
     # and what was saved answers as the run ended
     served = load(ModelConfig(name=str(tmp_path / "ppo/model")))
@@ -92,4 +97,3 @@ def test_a_model_learns_to_answer_then_what_is_liked_then_to_be_liked(kind: str,
         for model in (policy, served)
     )
     assert torch.equal(before, after)
-    assert (after == A).sum() > 3 * (after == B).sum()
