@@ -56,7 +56,7 @@ def test_a_model_learns_to_answer_then_what_is_liked_then_to_be_liked(kind: str,
     reward_model = RewardModel(lm, ScalarHead(lm.hidden_size, zero=False, generator=generator), max_length=8)
     trainer = RewardTrainer(reward_model, optim=OptimConfig(learning_rate=3e-3))
     with Run.create(tmp_path / "reward", resume=False) as run:
-        fit(trainer, Loader(pairs, 16, seed=0), run, KEEP_NOTHING, steps=25)
+        fit(trainer, Loader(pairs, 16, seed=0), run, KEEP_NOTHING, steps=60)
     normalise(reward_model, pairs)
     reward_model.save(tmp_path / "reward/model")
     with torch.no_grad():
