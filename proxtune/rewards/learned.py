@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from proxtune.data.collate import Tokens, collate
+from proxtune.data.template import encode_prompt
 from proxtune.errors import RewardError
 from proxtune.models.heads import RewardModel
 from proxtune.models.score import rewards
@@ -33,12 +34,12 @@ class LearnedReward:
         return checked(self.name, torch.cat([rewards(self.model, tokens[part]) for part in rows]), len(tokens))
 
     def _encode(self, answers: Answers) -> Tokens:
-        encode = self.model.lm.tokenizer.encode
-        prompts = [encode(text) for text in answers.prompts]
+        tokenizer = self.model.lm.tokenizer
+        prompts = [encode_prompt(tokenizer, text) for text in answers.prompts]
         stop = self.model.lm.stop_ids[:1]
         cut = answers.truncated or [False] * len(answers.responses)
         responses = [
-            [*encode(text, add_special_tokens=False), *(() if was_cut else stop)]
+            [*tokenizer.encode(text, add_special_tokens=False), *(() if was_cut else stop)]
             for text, was_cut in zip(answers.responses, cut, strict=True)
         ]
         return collate(prompts, responses).to(self.model.lm.device)
