@@ -94,8 +94,7 @@ def build_critic(
 def _alike(one: LanguageModel, other: LanguageModel) -> bool:
     """Whether two models have one architecture and read the same tokens."""
     sizes = [(m.hidden_size, m.module.config.get_text_config().vocab_size) for m in (one, other)]
-    same_tokens = one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
-    return type(one.module) is type(other.module) and sizes[0] == sizes[1] and same_tokens
+    return type(one.module) is type(other.module) and sizes[0] == sizes[1] and one.reads_as(other)
 
 
 def _scaled(model: RewardModel) -> ScalarHead:

@@ -49,6 +49,10 @@ class LanguageModel:
         """Token ids as text, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
+    def reads_as(self, other: "LanguageModel") -> bool:
+        """Whether both read text as the same token ids."""
+        return bool(self.tokenizer.get_vocab() == other.tokenizer.get_vocab())
+
     def trained(self) -> dict[str, nn.Parameter]:
         """The weights that this run trains, by name."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}

@@ -221,7 +221,7 @@ def build_reward(
     weights = config.reward.weights()
     models = {name: reward_model_of(name, config) for name in weights}
     learned: list[tuple[Reward, float]] = [
-        (LearnedReward(model, same_tokenizer=_same_tokenizer(model.lm, policy), name=Path(name).name), weights[name])
+        (LearnedReward(model, same_tokenizer=model.lm.reads_as(policy), name=Path(name).name), weights[name])
         for name, model in models.items()
     ]
     return WeightedSum([*learned, *functions]), next(iter(models.values()), None)
@@ -285,10 +285,6 @@ def reward_model_of(name: str, config: RunConfig) -> RewardModel:
     folder = Path(resolve(name))
     lm = load_model(config.model.model_copy(update={"name": str(folder)}))
     return RewardModel.load(lm, folder)
-
-
-def _same_tokenizer(one: LanguageModel, other: LanguageModel) -> bool:
-    return one.tokenizer.get_vocab() == other.tokenizer.get_vocab()
 
 
 def _count(model: LanguageModel, *heads: torch.nn.Module) -> dict[str, int]:
