@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from proxtune.algorithms.ppo import PPO, PPOConfig
+from proxtune.algorithms.ppo import PPO
+from proxtune.algorithms.ppo_config import PPOConfig
 from proxtune.models.critic import CriticConfig
 from proxtune.models.peft import TuningConfig, tune
 from proxtune.rewards.base import Answers

@@ -30,7 +30,8 @@ from proxtune.rewards.base import Answers, Reward
 from proxtune.rewards.learned import LearnedReward
 from proxtune.runs import Run
 from proxtune.workflows import film_reviews
-from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, reward_model_of, sft_job
+from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, sft_job
+from proxtune.workflows.rewards import reward_model_of
 from proxtune.workflows.train import execute
 
 RESPONSE = 24  # tokens that PPO samples; a prompt is about 10 before them
@@ -79,7 +80,7 @@ def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list
         judges: list[Judge] = [tfidf, VaderJudge()]
         config = configs.load(PPORun, [stages[-1].config_path])
         before, after = (_answers(folder, name, config) for name in ("sft", "ppo"))
-        reward = LearnedReward(reward_model_of(str(folder / "reward"), config), same_tokenizer=True)
+        reward = LearnedReward(reward_model_of(str(folder / "reward"), config.model), same_tokenizer=True)
         verdicts = _verdicts(judges, reward, before, after, seed)
         minutes = {stage.path.name: stage.manifest()["seconds"] / 60 for stage in stages}
         minutes["judges"] = (time.perf_counter() - began) / 60

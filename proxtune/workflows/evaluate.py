@@ -13,7 +13,8 @@ from proxtune.models.load import load as load_model
 from proxtune.rewards.base import Reward
 from proxtune.runs import Run
 from proxtune.training.metrics import Metrics
-from proxtune.workflows.jobs import PPORun, RewardRun, SFTRun, build_reward, mean_score, reward_model_of
+from proxtune.workflows.jobs import PPORun, RewardRun, SFTRun
+from proxtune.workflows.rewards import build_reward, mean_score, reward_model_of
 
 SCHEMAS: dict[str, type[SFTRun | RewardRun | PPORun]] = {"sft": SFTRun, "reward": RewardRun, "ppo": PPORun}
 
@@ -28,7 +29,7 @@ def evaluate_run(path: Path, data: Path | None = None, functions: Sequence[tuple
     config = configs.load(SCHEMAS[run.manifest()["command"]], [run.config_path])
     records = _records(config.data, data, config.seed)
     if isinstance(config, RewardRun):
-        model = reward_model_of(str(path), config)
+        model = reward_model_of(str(path), config.model)
         pairs, _ = encode_preferences(
             records, model.lm.tokenizer, max_length=model.max_length, too_long=config.data.too_long
         )
@@ -40,8 +41,8 @@ def evaluate_run(path: Path, data: Path | None = None, functions: Sequence[tuple
         return likelihood(lm, examples)
     length = config.data.max_length or lm.context - config.rollout.max_new_tokens
     prompts, _ = encode_prompts(records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
-    reward, _ = build_reward(config, functions, lm)
-    return mean_score(lm, reward, prompts, config)
+    reward, _ = build_reward(config.reward, config.model, functions, lm)
+    return mean_score(lm, reward, prompts, config.rollout, seed=config.seed)
 
 
 def _records(config: DataConfig, data: Path | None, seed: int) -> list[Record]:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from proxtune.algorithms.ppo import PPO, PPOConfig
+from proxtune.algorithms.ppo import PPO
+from proxtune.algorithms.ppo_config import PPOConfig
 from proxtune.algorithms.reward_model import RewardModelConfig, RewardTrainer, normalise
 from proxtune.algorithms.sft import SFT, SFTConfig
 from proxtune.config import Section
@@ -18,23 +19,22 @@ from proxtune.data.loader import Loader
 from proxtune.data.records import Completion, Labelled, Preference, Record, Text
 from proxtune.data.sources import DataConfig, Dataset
 from proxtune.data.sources import load as load_data
-from proxtune.data.template import PromptExample, encode, encode_preferences, encode_prompts
+from proxtune.data.template import encode, encode_preferences, encode_prompts
 from proxtune.errors import ConfigError
-from proxtune.evaluation.run import fresh_answers, likelihood, pair_accuracy
+from proxtune.evaluation.run import likelihood, pair_accuracy
 from proxtune.models.critic import CriticConfig, build_critic
 from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.language_model import LanguageModel, weight_hash
-from proxtune.models.load import ModelConfig, resolve
+from proxtune.models.load import ModelConfig
 from proxtune.models.load import load as load_model
 from proxtune.models.peft import TuningConfig, tune
 from proxtune.rewards.base import Reward
-from proxtune.rewards.combine import WeightedSum
-from proxtune.rewards.learned import LearnedReward
 from proxtune.rollouts.sampling import SamplingConfig, training_problems
 from proxtune.runs import derive_seed
 from proxtune.training.loop import Algorithm, TrainingConfig
 from proxtune.training.metrics import Metrics
 from proxtune.training.optim import OptimConfig
+from proxtune.workflows.rewards import RewardConfig, build_reward, mean_score
 
 
 class RunConfig(Section):
@@ -62,23 +62,6 @@ class RewardRun(RunConfig):
 
     name: str = Field("reward", description="the run's folder is <runs>/<name>")
     reward_model: RewardModelConfig = Field(RewardModelConfig(), description="the algorithm")
-
-
-class RewardConfig(Section):
-    """`reward`: what PPO is rewarded for. Python functions come by `--reward FILE.py:FUNCTION`, never from a config."""
-
-    models: list[str] = Field([], description="reward models: RUN or FOLDER, or RUN=WEIGHT")
-
-    def weights(self) -> dict[str, float]:
-        """Run or folder -> weight, 1 where none is given."""
-        return {name: float(weight or 1) for name, _, weight in (model.partition("=") for model in self.models)}
-
-    def problems(self) -> list[tuple[str, str]]:
-        try:
-            self.weights()
-        except ValueError as error:
-            return [("models", f"{error}; write RUN or RUN=WEIGHT, as in runs/helpful=0.5")]
-        return []
 
 
 class PPORun(RunConfig):
@@ -177,7 +160,7 @@ def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = ()) -> J
     length = _max_length(config, policy, reserve=config.rollout.max_new_tokens)
     prompts, report = encode_prompts(train.records, policy.tokenizer, max_length=length, too_long=config.data.too_long)
     notes.append(str(report))
-    reward, first_model = build_reward(config, functions, policy)
+    reward, first_model = build_reward(config.reward, config.model, functions, policy)
     longest = max(len(prompt.prompt_ids) for prompt in prompts) + config.rollout.max_new_tokens
     if first_model is not None and longest > first_model.max_length:
         raise ConfigError(
@@ -206,31 +189,10 @@ def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = ()) -> J
             held_out.records, policy.tokenizer, max_length=length, too_long=config.data.too_long
         )
         notes.append(f"held out: {report}")
-        evaluate = partial(mean_score, policy, reward, held, config)
+        evaluate = partial(mean_score, policy, reward, held, config.rollout, seed=config.seed)
     counts = _count(policy, critic.head) if critic.trunk is None else _count(policy, critic.head, critic.trunk.module)
     weights = {part.name: weight for part, weight in reward.rewards}
     return Job("ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes, weights)
-
-
-def build_reward(
-    config: PPORun, functions: Sequence[tuple[Reward, float]], policy: LanguageModel
-) -> tuple[WeightedSum, RewardModel | None]:
-    """The weighted sum of all rewards, and the first reward model, which a separate critic starts from."""
-    if not config.reward.models and not functions:
-        raise ConfigError("nothing is rewarded: set reward.models=[runs/NAME], or pass --reward FILE.py:FUNCTION")
-    weights = config.reward.weights()
-    models = {name: reward_model_of(name, config) for name in weights}
-    learned: list[tuple[Reward, float]] = [
-        (LearnedReward(model, same_tokenizer=model.lm.reads_as(policy), name=Path(name).name), weights[name])
-        for name, model in models.items()
-    ]
-    return WeightedSum([*learned, *functions]), next(iter(models.values()), None)
-
-
-def mean_score(policy: LanguageModel, reward: Reward, prompts: Sequence[PromptExample], config: PPORun) -> Metrics:
-    """`eval/score`: the mean reward of one fresh answer to each held-out prompt, drawn alike at every evaluation."""
-    answers = fresh_answers(policy, prompts, config.rollout, seed=config.seed)
-    return {"eval/score": float(reward(answers).mean())}
 
 
 def _read(config: RunConfig) -> tuple[Dataset, Dataset | None, list[str], dict[str, str]]:
@@ -278,13 +240,6 @@ def _max_length(config: RunConfig, model: LanguageModel, reserve: int = 0) -> in
 
 def _steps(config: RunConfig, batches: Loader[Any]) -> int:
     return config.training.steps or max(1, math.ceil(config.training.epochs * batches.batches_per_epoch))
-
-
-def reward_model_of(name: str, config: RunConfig) -> RewardModel:
-    """The reward model in a run or folder, with the dtype and device of `config`."""
-    folder = Path(resolve(name))
-    lm = load_model(config.model.model_copy(update={"name": str(folder)}))
-    return RewardModel.load(lm, folder)
 
 
 def _count(model: LanguageModel, *heads: torch.nn.Module) -> dict[str, int]:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from proxtune.algorithms.ppo import PPO, Experience, PPOConfig
+from proxtune.algorithms.ppo import PPO, Experience
+from proxtune.algorithms.ppo_config import PPOConfig
 from proxtune.data.collate import collate
 from proxtune.data.template import PromptExample
 from proxtune.errors import ConfigError, GenerationError, RewardError

@@ -3,7 +3,8 @@
 import pytest
 from torch import Tensor
 
-from proxtune.algorithms.ppo import PPO, PPOConfig
+from proxtune.algorithms.ppo import PPO
+from proxtune.algorithms.ppo_config import PPOConfig
 from proxtune.models.critic import CriticConfig, build_critic
 from proxtune.models.peft import TuningConfig, tune
 from proxtune.rewards.base import Answers

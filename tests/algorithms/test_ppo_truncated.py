@@ -1,6 +1,7 @@
 """A step in which no response may count."""
 
-from proxtune.algorithms.ppo import PPO, PPOConfig
+from proxtune.algorithms.ppo import PPO
+from proxtune.algorithms.ppo_config import PPOConfig
 from proxtune.models.peft import TuningConfig, tune
 from proxtune.rollouts.sampling import SamplingConfig
 from tests.tiny import tiny_model

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from proxtune.algorithms.ppo import PPO, PPOConfig
+from proxtune.algorithms.ppo import PPO
+from proxtune.algorithms.ppo_config import PPOConfig
 from proxtune.algorithms.reward_model import RewardModelConfig, RewardTrainer
 from proxtune.algorithms.sft import SFT, SFTConfig
 from proxtune.data.loader import Loader

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from proxtune.algorithms.ppo import PPO, PPOConfig
+from proxtune.algorithms.ppo import PPO
+from proxtune.algorithms.ppo_config import PPOConfig
 from proxtune.algorithms.reward_model import RewardTrainer, normalise
 from proxtune.algorithms.sft import SFT
 from proxtune.data.loader import Loader

@@ -1,0 +1,47 @@
+"""The application that the commands join, and the arguments that several of them take."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from proxtune.workflows.jobs import RunConfig
+
+    S = TypeVar("S", bound=RunConfig)
+
+app = typer.Typer(
+    name="proxtune",
+    help="From a pretrained language model to an aligned one: sft, reward, ppo. Start with [bold]proxtune demo[/bold].",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+console = Console()
+
+Configs = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG.yaml | recipe:NAME | section.key=value] ...",
+        help="Config files, left to right, then overrides.",
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Read the data, build the model, show what would be done; train nothing.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")]
+InitFrom = Annotated[Path | None, typer.Option(metavar="RUN", help="Start from the model that this run made.")]
+
+
+def load_config(schema: "type[S]", configs: list[str] | None, init_from: Path | None) -> "S":
+    """The config that files and overrides come to; `init_from` names the model to start from."""
+    from proxtune import config
+
+    given = configs or []
+    overrides = [text for text in given if "=" in text and not Path(text).exists()]
+    files = [text for text in given if text not in overrides]
+    if init_from is not None:
+        overrides.append(f"model.name={init_from}")
+    return config.load(schema, files, overrides)

@@ -1,0 +1,62 @@
+"""`proxtune sft`, `reward`, `ppo`: what trains."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from proxtune.cli.app import Configs, DryRun, InitFrom, Resume, app, console, load_config
+
+if TYPE_CHECKING:
+    from proxtune.workflows.jobs import Job
+
+
+@app.command(epilog="Example: proxtune sft recipe:sft data.train=chats.jsonl name=my-sft optim.learning_rate=1e-4")
+def sft(configs: Configs = None, dry_run: DryRun = False, resume: Resume = False, init_from: InitFrom = None) -> None:
+    """Fine-tune on given answers."""
+    from proxtune.workflows.jobs import SFTRun, sft_job
+
+    _go(sft_job(load_config(SFTRun, configs, init_from)), dry_run=dry_run, resume=resume)
+
+
+@app.command(epilog="Example: proxtune reward recipe:reward data.train=pairs.jsonl --init-from runs/my-sft")
+def reward(
+    configs: Configs = None, dry_run: DryRun = False, resume: Resume = False, init_from: InitFrom = None
+) -> None:
+    """Train a reward model on pairs of answers, the better one first."""
+    from proxtune.workflows.jobs import RewardRun, reward_job
+
+    _go(reward_job(load_config(RewardRun, configs, init_from)), dry_run=dry_run, resume=resume)
+
+
+@app.command(
+    epilog="Example: proxtune ppo recipe:ppo data.train=prompts.jsonl --init-from runs/my-sft "
+    "--reward my_rewards.py:brevity"
+)
+def ppo(
+    configs: Configs = None,
+    dry_run: DryRun = False,
+    resume: Resume = False,
+    init_from: InitFrom = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.py:FUNCTION[=WEIGHT]",
+            help="A Python function (prompts, responses) -> numbers; may be given again.",
+        ),
+    ] = None,
+) -> None:
+    """Improve the model by PPO against reward models, Python functions, or both."""
+    from proxtune.rewards.base import from_file
+    from proxtune.workflows.jobs import PPORun, ppo_job
+
+    functions = [from_file(spec) for spec in reward or ()]
+    _go(ppo_job(load_config(PPORun, configs, init_from), functions), dry_run=dry_run, resume=resume)
+
+
+def _go(job: "Job", *, dry_run: bool, resume: bool) -> None:
+    from proxtune.workflows.train import describe, execute
+
+    if dry_run:
+        typer.echo(describe(job))
+    else:
+        execute(job, resume=resume, console=console)
