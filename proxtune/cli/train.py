@@ -54,7 +54,8 @@ def ppo(
 
 
 def _go(job: "Job", *, dry_run: bool, resume: bool) -> None:
-    from proxtune.workflows.train import describe, execute
+    from proxtune.workflows.dry_run import describe
+    from proxtune.workflows.train import execute
 
     if dry_run:
         typer.echo(describe(job))

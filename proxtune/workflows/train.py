@@ -1,4 +1,4 @@
-"""A job becomes a run: written down, trained, saved, reported; or, in a dry run, described."""
+"""A job becomes a run: written down, trained, saved, reported."""
 
 import shutil
 import time
@@ -15,22 +15,6 @@ from proxtune.runs import Run, environment
 from proxtune.training.loop import fit
 from proxtune.workflows.jobs import Job
 from proxtune.workflows.progress import Progress
-
-
-def describe(job: Job) -> str:
-    """What a run would do: the data as read, the steps, the weights, the resolved config."""
-    trained, total = job.parameters["trained"], job.parameters["total"]
-    return "\n".join(
-        [
-            *job.notes,
-            f"steps       {job.steps}  ({job.batches.batches_per_epoch} to an epoch)",
-            f"parameters  {trained:,} trained of {total:,} ({trained / total:.2%})",
-            f"base        {job.base['name']}  sha256 {job.base['hash'][:16]}",
-            f"run         {job.config.runs / job.config.name}",
-            "",
-            configs.dump(job.config),
-        ]
-    )
 
 
 def execute(job: Job, *, resume: bool = False, console: Console | None = None) -> Run:
