@@ -3,6 +3,7 @@
 | format            | keys                                                              | record     |
 |-------------------|-------------------------------------------------------------------|------------|
 | chosen/rejected   | chosen, rejected, and prompt, conversations or neither            | Preference |
+| rated             | scores, ratings or rating, with text, prompt/completion, messages | Rated      |
 | messages          | messages (or conversations), the last turn the assistant's        | Completion |
 | messages/prompt   | messages (or conversations), the last turn not the assistant's    | Prompt     |
 | alpaca            | instruction, output, and perhaps input                            | Completion |
@@ -12,18 +13,29 @@
 | text              | text                                                              | Text       |
 
 The first line of the table that fits a row decides. Keys that a format does not name become the record's `columns`.
-A message is {"role", "content"} or {"from", "value"}.
+A message is {"role", "content"} or {"from", "value"}. Scores are a number or a list of numbers, in a table's cell as
+JSON.
 """
 
+import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
-from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, PromptLike, Record, Text
+from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, PromptLike, Rated, Record, Text
 
 Format = Literal[
-    "chosen/rejected", "messages", "messages/prompt", "alpaca", "prompt/completion", "prompt", "text/label", "text"
+    "chosen/rejected",
+    "rated",
+    "messages",
+    "messages/prompt",
+    "alpaca",
+    "prompt/completion",
+    "prompt",
+    "text/label",
+    "text",
 ]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
@@ -35,7 +47,9 @@ ROLES = {
     "human": "user",
     "gpt": "assistant",
 }
+RATABLE: tuple[Format, ...] = ("messages", "prompt/completion", "text")  # what scores may be about
 CONVERSATIONS = ("messages", "conversations")
+RATINGS = ("scores", "ratings", "rating")
 PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
 # Stanford Alpaca's own words, for models without a chat template.
 ALPACA = (
@@ -55,6 +69,12 @@ def detect(row: Row) -> Format:
     keys = row.keys()
     if keys >= {"chosen", "rejected"}:
         return "chosen/rejected"
+    kind = _unrated(row)
+    return "rated" if kind in RATABLE and any(key in keys for key in RATINGS) else kind
+
+
+def _unrated(row: Row) -> Format:
+    keys = row.keys()
     if any(key in keys for key in CONVERSATIONS):
         return "messages" if _turns(row, _conversation_key(row))[-1].role == "assistant" else "messages/prompt"
     if keys >= {"instruction", "output"}:
@@ -78,6 +98,8 @@ def parse(row: Row, kind: Format, where: str, *, chat: bool = False) -> Record:
     match kind:
         case "chosen/rejected":
             return _preference(row, where, chat)
+        case "rated":
+            return _rated(row, where, chat)
         case "messages" | "messages/prompt":
             return _conversation(row, kind, where)
         case "alpaca":
@@ -134,6 +156,41 @@ def _label(row: Row) -> str | int | float:
     if isinstance(value, float) and math.isfinite(value):
         return value
     raise MalformedRowError(f"label: got {_kind(value)}, expected a name or a finite number")
+
+
+def _rated(row: Row, where: str, chat: bool) -> Rated:
+    key = next((key for key in RATINGS if key in row), RATINGS[0])
+    scores, kind = _scores(row, key), _unrated(_others(row, key))
+    record = parse(_others(row, key), kind, where, chat=chat)
+    match record:
+        case Completion(prompt, completion):
+            return Rated(prompt, completion, scores, where, record.columns)
+        case Text(text):
+            return Rated("", text, scores, where, record.columns)
+    raise MalformedRowError(f"got scores for a row of format {kind}, expected one of {', '.join(RATABLE)}")
+
+
+def _scores(row: Row, key: str) -> tuple[float, ...]:
+    given = _value(row, key)
+    value = _from_cell(given) if isinstance(given, str) else given
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or not all(_is_finite(number) for number in numbers):
+        raise MalformedRowError(f"{key}: got {_kind(given)}, expected a finite number, or a list of one or more")
+    return tuple(float(number) for number in numbers)
+
+
+def _from_cell(text: str) -> Any:
+    """A table's cell as JSON; None if it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _is_finite(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # false for NaN, and for an integer too large for a float
 
 
 def _message(value: object, key: str) -> Message:

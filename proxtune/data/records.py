@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, TypeAlias
 
 
@@ -65,7 +66,23 @@ class Labelled:
     columns: Mapping[str, Any] = field(default_factory=dict)
 
 
-Record: TypeAlias = Text | Prompt | Completion | Preference | Labelled
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """An answer that people scored, each with one finite number. The prompt may be empty: a text rated on its own."""
+
+    prompt: PromptLike
+    completion: str
+    scores: tuple[float, ...]
+    where: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rating(self) -> float:
+        """R = Σ rᵢ / n, the mean of the scores."""
+        return fmean(self.scores)
+
+
+Record: TypeAlias = Text | Prompt | Completion | Preference | Labelled | Rated
 
 
 def emptiness(record: Record) -> str | None:
@@ -75,7 +92,7 @@ def emptiness(record: Record) -> str | None:
             return None if text.strip() else "empty text"
         case Prompt(prompt):
             return None if not isinstance(prompt, str) or prompt.strip() else "empty prompt"
-        case Completion(_, completion):
+        case Completion(_, completion) | Rated(_, completion):
             return None if completion.strip() else "empty completion"
         case Preference(_, chosen, rejected):
             if chosen == rejected:
@@ -90,5 +107,5 @@ def prompt_key(record: Record) -> str:
             return repr(text)
         case Prompt(prompt):
             return repr(prompt)
-        case Completion(prompt, text) | Preference(prompt, text):
+        case Completion(prompt, text) | Preference(prompt, text) | Rated(prompt, text):
             return repr(prompt or text)

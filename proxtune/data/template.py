@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, PromptLike, Record, Text
+from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, PromptLike, Rated, Record, Text
 from proxtune.data.sources import TooLong
 from proxtune.data.tokenizer import Tokenizer, render, start_ids, stop_ids
 from proxtune.errors import DataError
@@ -33,6 +33,16 @@ class PreferenceExample:
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class RatedExample:
+    """A response to a prompt, and the mean R of the scores that people gave it."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    rating: float
     where: str
 
 
@@ -141,7 +151,7 @@ def encode(
 
     def example(record: Record) -> _Encoded[Example] | None:
         match record:
-            case Completion(prompt, completion):
+            case Completion(prompt, completion) | Rated(prompt, completion):
                 prompt_ids, response_ids = encode_completion(tokenizer, prompt, completion, stops=stops)
             case Text(text) | Labelled(text):
                 prompt_ids, response_ids = encode_text(tokenizer, text, stops=stops)
@@ -178,12 +188,33 @@ def encode_preferences(
     return _encode_all(records, example, max_length)
 
 
+def encode_rated(
+    records: Iterable[Record], tokenizer: Tokenizer, *, max_length: int, too_long: TooLong = "error"
+) -> tuple[list[RatedExample], EncodeReport]:
+    """Rated answers, by the rules of `encode`: "truncate" cuts the end of an answer, whose rating stays as it is."""
+    stops = stop_ids(tokenizer)
+
+    def example(record: Record) -> _Encoded[RatedExample] | None:
+        if not isinstance(record, Rated):
+            raise DataError(
+                f"got a {_name(record)}, expected a rated answer (scores, with a text or prompt and answer)"
+            )
+        prompt_ids, response_ids = encode_completion(tokenizer, record.prompt, record.completion, stops=stops)
+        room = _room(len(prompt_ids), len(response_ids), max_length, too_long)
+        if not room:
+            return None
+        encoded = RatedExample(prompt_ids, response_ids[:room], record.rating, record.where)
+        return _Encoded(encoded, len(prompt_ids) + room, room < len(response_ids))
+
+    return _encode_all(records, example, max_length)
+
+
 def encode_prompts(
     records: Iterable[Record], tokenizer: Tokenizer, *, max_length: int, too_long: TooLong = "error"
 ) -> tuple[list[PromptExample], EncodeReport]:
-    """The prompts of prompts, completions and preferences; "truncate" keeps a prompt's last `max_length` tokens.
+    """The prompts of records that have one; "truncate" keeps a prompt's last `max_length` tokens.
 
-    A reward finds the completion, or chosen and rejected, among the columns.
+    A reward finds the completion (and its scores), or chosen and rejected, among the columns.
     """
 
     def example(record: Record) -> _Encoded[PromptExample] | None:
@@ -192,6 +223,8 @@ def encode_prompts(
                 columns = record.columns
             case Completion(prompt, completion):
                 columns = {**record.columns, "completion": completion}
+            case Rated(prompt, completion, scores):
+                columns = {**record.columns, "completion": completion, "scores": scores}
             case Preference(prompt, chosen, rejected):
                 columns = {**record.columns, "chosen": chosen, "rejected": rejected}
             case _:

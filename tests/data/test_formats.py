@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from proxtune.data.formats import MalformedRowError, detect, parse
-from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, Record, Text
+from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, Rated, Record, Text
 
 USER, ANSWER, OTHER = Message("user", "q"), {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}
 ASKED = {"role": "user", "content": "q"}
@@ -59,6 +59,45 @@ ASKED = {"role": "user", "content": "q"}
 def test_the_keys_decide_the_format_and_the_rest_are_columns(row: dict[str, Any], kind: Any, record: Record) -> None:
     assert detect(row) == kind
     assert parse(row, kind, "") == record
+
+
+@pytest.mark.parametrize(
+    ("row", "record"),
+    [
+        ({"text": "t", "scores": [3, 4.5]}, Rated("", "t", (3.0, 4.5))),
+        ({"text": "t", "rating": 5, "by": "ann"}, Rated("", "t", (5.0,), columns={"by": "ann"})),
+        ({"prompt": "p", "response": "c", "ratings": [1, 2, 6]}, Rated("p", "c", (1.0, 2.0, 6.0))),
+        ({"question": "p", "answer": "c", "scores": "[3, 4.5]"}, Rated("p", "c", (3.0, 4.5))),  # a cell of a table
+        ({"text": "t", "rating": "-0.5"}, Rated("", "t", (-0.5,))),
+        ({"messages": [ASKED, ANSWER], "scores": [1]}, Rated((USER,), "a", (1.0,))),
+    ],
+)
+def test_scores_beside_a_text_or_an_answer_make_it_rated(row: dict[str, Any], record: Rated) -> None:
+    assert detect(row) == "rated"
+    assert parse(row, "rated", "") == record
+
+
+def test_the_rating_is_the_mean_of_the_scores() -> None:
+    assert Rated("p", "c", (1.0, 2.0, 6.0)).rating == 3.0
+
+
+NO_SCORES = [[], None, "good", "nan", "", True, [True], float("nan"), float("inf"), 10**400, [1, "2"], [[1]], {}]
+
+
+@pytest.mark.parametrize("scores", [*NO_SCORES, "[" * 9999], ids=lambda scores: repr(scores)[:10])
+def test_dl1_scores_that_are_no_finite_numbers_are_malformed(scores: object) -> None:
+    with pytest.raises(MalformedRowError, match=r"scores: got .*expected a finite number, or a list of one or more"):
+        parse({"text": "t", "scores": scores}, "rated", "")
+
+
+def test_a_rating_of_what_nobody_wrote_is_a_column_or_malformed() -> None:
+    assert parse({"prompt": "p", "rating": 3}, detect({"prompt": "p", "rating": 3}), "") == Prompt(
+        "p", columns={"rating": 3}
+    )
+    with pytest.raises(MalformedRowError, match="scores for a row of format prompt, expected one of messages"):
+        parse({"prompt": "p", "rating": 3}, "rated", "")
+    with pytest.raises(MalformedRowError, match="no key 'scores'"):
+        parse({"text": "t"}, "rated", "")
 
 
 def test_a_prompt_given_apart_keeps_its_system_turn() -> None:
@@ -147,5 +186,5 @@ def test_dl1_a_malformed_row_says_what_was_found_and_expected(row: dict[str, Any
 
 @pytest.mark.parametrize("row", [{}, {"Text": "t"}, {"chosen": "a"}, {"instruction": "i"}, {"completion": "c"}])
 def test_keys_of_no_format_are_named_with_the_formats(row: dict[str, Any]) -> None:
-    with pytest.raises(MalformedRowError, match=r"no known format has the keys found .*chosen/rejected, messages"):
+    with pytest.raises(MalformedRowError, match=r"no known format has the keys found .*chosen/rejected, rated, messages"):
         detect(row)

@@ -3,13 +3,14 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, Record, Text
+from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, Rated, Record, Text
 from proxtune.data.template import (
     encode,
     encode_completion,
     encode_preferences,
     encode_prompt,
     encode_prompts,
+    encode_rated,
     encode_text,
 )
 from proxtune.data.tokenizer import stop_ids
@@ -175,6 +176,25 @@ def test_dl6_a_pair_that_is_cut_to_equal_responses_is_left_out(tokenizer: PreTra
     pairs, report = encode_preferences(records, tokenizer, max_length=5, too_long="truncate")
     assert [pair.rejected_ids for pair in pairs] == [ids(tokenizer, "jzz")]
     assert (report.dropped, report.truncated) == (1, 1)
+
+
+def test_rated_answers_carry_the_mean_of_their_scores(tokenizer: PreTrainedTokenizerFast) -> None:
+    records = [Rated("q", "zqj", (1.0, 4.0), "a:1"), Rated("", "z", (2.0,), "a:2")]
+    (first, second), report = encode_rated(records, tokenizer, max_length=5, too_long="truncate")
+    assert (first.prompt_ids, first.response_ids) == ([BOS, *ids(tokenizer, "q")], ids(tokenizer, "zqj"))
+    assert (second.prompt_ids, second.response_ids) == ([BOS], [*ids(tokenizer, "z"), EOS])
+    assert [first.rating, second.rating] == [2.5, 2.0]
+    assert (report.kept, report.truncated, report.tokens) == (2, 1, 8)
+    with pytest.raises(DataError, match="a:3: got a text, expected a rated answer"):
+        encode_rated([Text("t", "a:3")], tokenizer, max_length=5)
+
+
+def test_rated_answers_are_learnt_as_answers_and_prompt_as_prompts(tokenizer: PreTrainedTokenizerFast) -> None:
+    record = Rated("q", "z", (1.0,), columns={"by": "ann"})
+    (example,), _ = encode([record], tokenizer, max_length=5)
+    assert example.response_ids == [*ids(tokenizer, "z"), EOS]
+    (prompt,), _ = encode_prompts([record], tokenizer, max_length=5)
+    assert prompt.columns == {"by": "ann", "completion": "z", "scores": (1.0,)}
 
 
 def test_prompts_carry_their_text_and_what_the_reward_may_ask_for(chat_tokenizer: PreTrainedTokenizerFast) -> None:
