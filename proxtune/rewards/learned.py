@@ -7,6 +7,7 @@ from proxtune.data.collate import Tokens, collate
 from proxtune.data.template import encode_prompt
 from proxtune.errors import RewardError
 from proxtune.models.heads import RewardModel
+from proxtune.models.language_model import LanguageModel
 from proxtune.models.score import rewards
 from proxtune.rewards.base import Answers, checked
 
@@ -22,7 +23,7 @@ class LearnedReward:
 
     @torch.no_grad()
     def __call__(self, answers: Answers) -> Tensor:
-        tokens = answers.tokens if self.same_tokenizer else self._encode(answers)
+        tokens = answers.tokens if self.same_tokenizer else encode_answers(self.model.lm, answers)
         longest = int((tokens.prompt_lengths + tokens.response_lengths).max())
         if longest > self.model.max_length:
             raise RewardError(
@@ -33,13 +34,14 @@ class LearnedReward:
         rows = torch.arange(len(tokens), device=tokens.prompt_ids.device).split(self.rows_at_once)
         return checked(self.name, torch.cat([rewards(self.model, tokens[part]) for part in rows]), len(tokens))
 
-    def _encode(self, answers: Answers) -> Tokens:
-        tokenizer = self.model.lm.tokenizer
-        prompts = [encode_prompt(tokenizer, text) for text in answers.prompts]
-        stop = self.model.lm.stop_ids[:1]
-        cut = answers.truncated or [False] * len(answers.responses)
-        responses = [
-            [*tokenizer.encode(text, add_special_tokens=False), *(() if was_cut else stop)]
-            for text, was_cut in zip(answers.responses, cut, strict=True)
-        ]
-        return collate(prompts, responses).to(self.model.lm.device)
+
+def encode_answers(lm: LanguageModel, answers: Answers) -> Tokens:
+    """The texts of answers as `lm` would have been trained on them; one that was cut has no stop token."""
+    prompts = [encode_prompt(lm.tokenizer, text) for text in answers.prompts]
+    stop = lm.stop_ids[:1]
+    cut = answers.truncated or [False] * len(answers.responses)
+    responses = [
+        [*lm.tokenizer.encode(text, add_special_tokens=False), *(() if was_cut else stop)]
+        for text, was_cut in zip(answers.responses, cut, strict=True)
+    ]
+    return collate(prompts, responses).to(lm.device)
