@@ -6,6 +6,7 @@ runs/<name>/
 ├── metrics.jsonl    one line a step: {"step": 3, "kl": 0.02, ...}
 ├── samples.jsonl    what the model wrote, and when
 ├── checkpoints/     step-000120/ and so on
+├── rollouts/        what PPO trained on, where it is kept
 ├── model/           the trained model
 └── report.html
 """
@@ -58,6 +59,7 @@ class Run:
         self.metrics_path = path / "metrics.jsonl"
         self.samples_path = path / "samples.jsonl"
         self.checkpoints = path / "checkpoints"
+        self.rollouts = path / "rollouts"
         self.model = path / "model"
         self.report = path / "report.html"
         self._lock = lock
@@ -161,11 +163,11 @@ class Run:
         assert self._lock is not None, f"{self.path} was opened to read, or is closed"
 
 
-def write_atomic(path: Path, text: str) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace a file's content so that a kill or a power cut leaves the old content or the new, never a mixture."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

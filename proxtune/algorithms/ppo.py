@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from proxtune.algorithms.ppo_config import PPOConfig
+from proxtune.algorithms.ptx import Ptx
 from proxtune.data.collate import Tokens
 from proxtune.data.template import PromptExample
 from proxtune.errors import ConfigError, GenerationError
@@ -37,6 +38,7 @@ from proxtune.rollouts.collect import as_prompts, collect
 from proxtune.rollouts.engine import sample
 from proxtune.rollouts.rollout import Rollout, Sampler
 from proxtune.rollouts.sampling import SamplingConfig, training_problems
+from proxtune.rollouts.store import RolloutStore, Scored
 from proxtune.runs import derive_seed
 from proxtune.training.metrics import Metrics, Tally, prefixed
 from proxtune.training.optim import OptimConfig, Optimizer
@@ -72,6 +74,8 @@ class PPO:
             Not used, and not made, when `config.kl_coef` is 0.
         total_steps: of the run, for the learning-rate schedule; 0 keeps the rate constant.
         sampler: anything that follows `rollouts.rollout.Sampler`.
+        store: where rollouts and scores are kept, or read back from.
+        ptx: language modelling mixed into the updates.
     """
 
     def __init__(
@@ -86,10 +90,13 @@ class PPO:
         critic_config: CriticConfig | None = None,
         reference: LanguageModel | None = None,
         sampler: Sampler = sample,
+        store: RolloutStore | None = None,
+        ptx: Ptx | None = None,
         total_steps: int = 0,
         seed: int = 0,
     ) -> None:
         self.policy, self.reward, self.sampler, self.seed = policy, as_reward(reward), sampler, seed
+        self.store, self.ptx, self.parts = store, ptx, dict[str, Tensor]()
         self.config, self.rollout, self.critic_config = (
             config or PPOConfig(),
             rollout or SamplingConfig(),
@@ -117,17 +124,18 @@ class PPO:
         cfg = self.config
         self.optimizer.begin(self.steps)
         asked = as_prompts(self.policy, prompts)
+        stored = self.stored(asked)
 
         # sample
-        rollout, values = self.sample(asked)
+        rollout, values = self.sample(asked, stored)
 
         # score
         answers = answers_of(self.policy, asked, rollout)
-        raw = self.reward(answers).to(values.device)
+        raw = self.scores(answers, rollout, stored)
         ref_logprobs = self.reference_logprobs(rollout)
 
         # credit
-        mask, scores, bootstrap = self.settle_truncation(rollout, self.scaled(raw))
+        mask, scores, bootstrap = self.settle(rollout, self.scaled(raw))
         rewards = kl_shaped_rewards(
             scores, rollout.logprobs, ref_logprobs, mask, coef=self.kl_coef, estimator=cfg.kl_estimator
         )
@@ -148,17 +156,36 @@ class PPO:
         self.steps += 1
         return stats
 
-    def sample(self, prompts: Sequence[PromptExample]) -> tuple[Rollout, Tensor]:
+    def stored(self, prompts: Sequence[PromptExample]) -> Scored | None:
+        """This step as it was sampled and scored before a kill, or by the run that is replayed."""
+        if self.store is None:
+            return None
+        return self.store.load(self.steps + 1, [p.prompt_ids for p in prompts], self.policy.device)
+
+    def sample(self, prompts: Sequence[PromptExample], stored: Scored | None = None) -> tuple[Rollout, Tensor]:
         """Responses of the current policy, and the values [B, T] of the states they went through."""
         ids = [prompt.prompt_ids for prompt in prompts]
         head = self.critic.head if self.critic.trunk is None else None
-        rollout = collect(
-            self.policy, ids, self.rollout, sampler=self.sampler, seed=self.seed, step=self.steps, head=head
+        rollout = (
+            stored.rollout
+            if stored
+            else collect(
+                self.policy, ids, self.rollout, sampler=self.sampler, seed=self.seed, step=self.steps, head=head
+            )
         )
         if rollout.values is not None:
             return rollout, rollout.values
         with torch.no_grad():
             return rollout, self.critic.values(rollout.tokens)
+
+    def scores(self, answers: Answers, rollout: Rollout, stored: Scored | None) -> Tensor:
+        """[B]: the reward of each answer, NaN where it gave none."""
+        if stored is None:
+            stored = Scored(rollout, self.reward(answers), dict(getattr(self.reward, "parts", {})))
+            if self.store is not None:
+                self.store.save(self.steps + 1, stored)
+        self.parts = stored.parts
+        return stored.scores.to(rollout.logprobs.device)
 
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """[B, T], at the sampler's temperature; the policy's own (a KL of 0) where there is no reference."""
@@ -177,12 +204,16 @@ class PPO:
         clip = self.config.reward_clip
         return scores if clip is None else scores.clamp(-clip, clip)
 
-    def settle_truncation(self, rollout: Rollout, scores: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What becomes of responses that the length limit cut: (mask [B, T], scores [B], bootstrap [B] or None)."""
+    def settle(self, rollout: Rollout, scores: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """What becomes of responses that the length limit cut, or that have no score (NaN).
+
+        Returns (mask [B, T], scores [B], bootstrap [B] or None).
+        """
         rule, cut = self.config.truncation, rollout.truncated
         if rule == "penalty":
             scores = torch.where(cut, self.config.penalty_score, scores)
-        mask = rollout.mask & ~cut[:, None] if rule == "mask" else rollout.mask
+        left_out = scores.isnan() | cut if rule == "mask" else scores.isnan()
+        mask = rollout.mask & ~left_out[:, None]
         bootstrap = torch.where(cut, self.critic.after(self.policy, rollout.tokens), 0) if rule == "bootstrap" else None
         return mask, scores, bootstrap
 
@@ -190,13 +221,13 @@ class PPO:
         """`epochs` passes over the experience in minibatches, each one optimiser step."""
         cfg, tally = self.config, Tally()
         rows = experience.mask.any(1).nonzero()[:, 0].cpu()
-        if not len(rows):  # truncation=mask, and the length limit cut every response
+        if not len(rows) or not cfg.epochs:  # every response is left out, or nothing is to be trained
             return {"policy/epochs": 0.0}
         for epoch in range(cfg.epochs):
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "minibatches", self.steps, epoch))
             order = rows[torch.randperm(len(rows), generator=generator)]
             parts = order.split(cfg.minibatch_size)
-            updates = [self.update(experience[part], check=epoch == i == 0) for i, part in enumerate(parts)]
+            updates = [self.update(experience[part], epoch * len(parts) + i) for i, part in enumerate(parts)]
             for stats in updates:
                 tally.add(stats)
             moved = sum(stats["policy/approx_kl"] for stats in updates) / len(updates)
@@ -206,15 +237,21 @@ class PPO:
             self.penalty_coef = next_penalty_coef(self.penalty_coef, moved, target=cfg.penalty_target)
         return tally.mean() | {"policy/epochs": float(epoch + 1), "optim/learning_rate": self.optimizer.learning_rate}
 
-    def update(self, minibatch: Experience, *, check: bool = False) -> Metrics:
-        """One optimiser step, in micro-batches whose losses add up to the minibatch's loss."""
+    def update(self, minibatch: Experience, number: int) -> Metrics:
+        """One optimiser step, the step's `number`th, in micro-batches whose losses add up to the minibatch's loss."""
         sums = Tally()
+        replays = self.store is not None and self.store.replay  # another policy's answers
         for rows in torch.arange(len(minibatch.mask)).split(self.config.microbatch_size or len(minibatch.mask)):
             loss, stats = self.losses(
-                minibatch[rows], count=minibatch.mask.sum(), rows=len(minibatch.mask), check=check
+                minibatch[rows],
+                count=minibatch.mask.sum(),
+                rows=len(minibatch.mask),
+                check=number == 0 and not replays,
             )
             loss.backward()
             sums.add(stats)
+        if self.ptx is not None and self.steps >= self.critic.warmup_steps:
+            sums.add(self.ptx.backward(self.steps, number))
         return sums.total() | self.optimizer.apply()
 
     def losses(self, batch: Experience, *, count: Tensor, rows: int, check: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -270,19 +307,20 @@ class PPO:
             )
 
     def describe(self, rollout: Rollout, scores: Tensor, kl: Tensor) -> Metrics:
-        """The figures of a rollout."""
-        lengths = rollout.tokens.response_lengths.float()
+        """The figures of a rollout; those of scores over the responses that have one."""
+        lengths, given = rollout.tokens.response_lengths.float(), scores[~scores.isnan()]
         figures = {
-            "score/mean": scores.mean(),
-            "score/std": scores.std(unbiased=False),
+            "score/failed": scores.isnan().float().mean(),
             "entropy": masked_mean(rollout.entropy, rollout.mask),
             "length/mean": lengths.mean(),
             "length/truncated": rollout.truncated.float().mean(),
             "tokens": lengths.sum(),
         }
+        if len(given):
+            figures |= {"score/mean": given.mean(), "score/std": given.std(unbiased=False)}
         if self.config.kl_coef > 0:
             figures["kl/sequence"] = kl.mean()
-        figures |= {f"score/{name}": part.mean() for name, part in getattr(self.reward, "parts", {}).items()}
+        figures |= {f"score/{name}": part.nanmean() for name, part in self.parts.items()}
         return {name: float(x) for name, x in figures.items()}
 
     def samples(self) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from proxtune.config import Section
 
@@ -11,7 +11,9 @@ class PPOConfig(Section):
     """`ppo`: the algorithm."""
 
     batch_size: PositiveInt = Field(32, description="prompts of a step, one response each")
-    epochs: PositiveInt = Field(4, description="passes over a step's rollout")
+    epochs: NonNegativeInt = Field(
+        4, description="passes over a step's rollout; 0 samples and scores, and trains nothing"
+    )
     minibatch_size: PositiveInt = Field(32, description="responses of an optimiser step; divides batch_size")
     microbatch_size: PositiveInt | None = Field(
         None, description="responses of a forward pass; divides minibatch_size, changes no result"

@@ -1,5 +1,6 @@
 """`proxtune sft`, `reward`, `ppo`: what trains."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,13 +45,24 @@ def ppo(
             help="A Python function (prompts, responses) -> numbers; may be given again.",
         ),
     ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Train on the answers and scores that RUN kept (rollout.save=true), with its config and what follows; "
+            "sample nothing.",
+        ),
+    ] = None,
 ) -> None:
     """Improve the model by PPO against reward models, Python functions, or both."""
     from proxtune.rewards.base import from_file
     from proxtune.workflows.jobs import PPORun, ppo_job
 
     functions = [from_file(spec) for spec in reward or ()]
-    _go(ppo_job(load_config(PPORun, configs, init_from), functions), dry_run=dry_run, resume=resume)
+    if replay is not None:
+        configs = [str(replay / "config.yaml"), f"name={replay.name}-replay", *(configs or ())]
+    job = ppo_job(load_config(PPORun, configs, init_from), functions, replay=replay)
+    _go(job, dry_run=dry_run, resume=resume)
 
 
 def _go(job: "Job", *, dry_run: bool, resume: bool) -> None:

@@ -51,6 +51,7 @@ METRICS = {
     "length/mean": Metric("Response length", "tokens", "Mean length of the step's responses."),
     "length/truncated": Metric("Cut responses", "share", "Responses that the length limit stopped."),
     "score/std": Metric("Spread of scores", "score", "Standard deviation of the step's scores."),
+    "score/failed": Metric("Failed scores", "share", "Responses whose reward failed; they are left out of the update."),
     "policy/clip_fraction": Metric(
         "Clipped tokens", "share", "Tokens whose probability ratio the clipping holds back."
     ),
@@ -69,6 +70,9 @@ METRICS = {
     ),
     "value/loss": Metric("Value loss", "squared error", "Half the squared error of the critic, clipped."),
     "value/clip_fraction": Metric("Clipped values", "share", "Tokens whose value moved past the clip range."),
+    "ptx/loss": Metric(
+        "Loss of the mixed-in texts", "nats a token", "Of the rows that PPO-ptx mixes into the updates."
+    ),
     "kl/coef": Metric("KL coefficient", "score a nat", "Weight of the KL in the reward; it moves if a target is set."),
     "gradient": Metric("Gradient norm", "norm", "Length of the gradient before clipping."),
     "gradient/skipped": Metric(

@@ -41,8 +41,10 @@ class RunningScale:
         self.count, self.mean, self.m2 = 0, 0.0, 0.0
 
     def __call__(self, scores: Tensor) -> Tensor:
-        """[B] -> [B]; unchanged until two scores differ."""
-        batch = scores.double()
+        """[B] -> [B]; unchanged until two scores differ. NaN, no score, stays and counts for nothing."""
+        batch = scores[~scores.isnan()].double()
+        if not len(batch):
+            return scores
         count, mean = len(batch), float(batch.mean())
         total, gap = self.count + count, mean - self.mean
         self.m2 += float(((batch - mean) ** 2).sum()) + gap**2 * self.count * count / total

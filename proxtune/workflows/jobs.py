@@ -12,12 +12,13 @@ from pydantic import Field
 
 from proxtune.algorithms.ppo import PPO
 from proxtune.algorithms.ppo_config import PPOConfig
+from proxtune.algorithms.ptx import Ptx, PtxConfig
 from proxtune.algorithms.reward_model import RewardModelConfig, RewardTrainer, normalise
 from proxtune.algorithms.sft import SFT, SFTConfig
 from proxtune.config import Section
 from proxtune.data.loader import Loader
-from proxtune.data.records import Completion, Labelled, Preference, Record, Text
-from proxtune.data.sources import DataConfig, Dataset
+from proxtune.data.records import Completion, Labelled, Preference, Rated, Record, Text
+from proxtune.data.sources import DataConfig, Dataset, read
 from proxtune.data.sources import load as load_data
 from proxtune.data.template import encode, encode_preferences, encode_prompts
 from proxtune.errors import ConfigError
@@ -29,8 +30,9 @@ from proxtune.models.load import ModelConfig
 from proxtune.models.load import load as load_model
 from proxtune.models.peft import TuningConfig, tune
 from proxtune.rewards.base import Reward
-from proxtune.rollouts.sampling import SamplingConfig, training_problems
-from proxtune.runs import derive_seed
+from proxtune.rollouts.sampling import training_problems
+from proxtune.rollouts.store import RolloutConfig, RolloutStore
+from proxtune.runs import Run, derive_seed
 from proxtune.training.loop import Algorithm, TrainingConfig
 from proxtune.training.metrics import Metrics
 from proxtune.training.optim import OptimConfig
@@ -68,10 +70,11 @@ class PPORun(RunConfig):
     """`proxtune ppo`."""
 
     name: str = Field("ppo", description="the run's folder is <runs>/<name>")
-    rollout: SamplingConfig = Field(SamplingConfig(), description="how responses are sampled")
+    rollout: RolloutConfig = Field(RolloutConfig(), description="how responses are sampled")
     reward: RewardConfig = Field(RewardConfig(), description="what is rewarded")
     critic: CriticConfig = Field(CriticConfig(), description="what estimates the values")
     ppo: PPOConfig = Field(PPOConfig(), description="the algorithm")
+    ptx: PtxConfig = Field(PtxConfig(), description="language modelling mixed into the updates")
 
     def problems(self) -> list[tuple[str, str]]:
         found = [(f"rollout.{key}", message) for key, message in training_problems(self.rollout)]
@@ -153,14 +156,17 @@ def reward_job(config: RewardRun) -> Job:
     return Job("reward", config, algorithm, batches, steps, save, evaluate, base, data, counts, notes)
 
 
-def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = ()) -> Job:
-    """PPO against reward models of the config and functions of the caller."""
+def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = (), *, replay: Path | None = None) -> Job:
+    """PPO against reward models of the config and functions of the caller.
+
+    With `replay`, the answers and their scores are those that another run saved: nothing is sampled or scored.
+    """
     train, held_out, notes, data = _read(config)
     policy, base = _model(config, train.records)
     length = _max_length(config, policy, reserve=config.rollout.max_new_tokens)
     prompts, report = encode_prompts(train.records, policy.tokenizer, max_length=length, too_long=config.data.too_long)
     notes.append(str(report))
-    reward, first_model = build_reward(config.reward, config.model, functions, policy)
+    reward, first_model = build_reward(config.reward, config.model, functions, policy, needed=replay is None)
     longest = max(len(prompt.prompt_ids) for prompt in prompts) + config.rollout.max_new_tokens
     if first_model is not None and longest > first_model.max_length:
         raise ConfigError(
@@ -180,11 +186,13 @@ def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = ()) -> J
         optim=config.optim,
         critic=critic,
         critic_config=config.critic,
+        store=_store(config, replay, data),
+        ptx=_ptx(config, policy, length, notes, data),
         total_steps=steps,
         seed=config.seed,
     )
     evaluate = None
-    if held_out is not None:
+    if held_out is not None and reward.rewards:
         held, report = encode_prompts(
             held_out.records, policy.tokenizer, max_length=length, too_long=config.data.too_long
         )
@@ -193,6 +201,28 @@ def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = ()) -> J
     counts = _count(policy, critic.head) if critic.trunk is None else _count(policy, critic.head, critic.trunk.module)
     weights = {part.name: weight for part, weight in reward.rewards}
     return Job("ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes, weights)
+
+
+def _store(config: PPORun, replay: Path | None, data: dict[str, str]) -> RolloutStore | None:
+    """Where the run's rollouts are kept, or those of the run to replay are read."""
+    if replay is not None:
+        source = Run.open(replay)
+        if not source.rollouts.is_dir():
+            raise ConfigError(f"{replay} kept no rollouts; train it with rollout.save=true to replay it")
+        data[str(source.rollouts)] = f"of the run begun {source.manifest().get('began')}"
+        return RolloutStore(source.rollouts, replay=True)
+    return RolloutStore(Run(config.runs / config.name).rollouts) if config.rollout.save else None
+
+
+def _ptx(config: PPORun, policy: LanguageModel, length: int, notes: list[str], data: dict[str, str]) -> Ptx | None:
+    """The language modelling that `ptx.data` asks for."""
+    if config.ptx.data is None:
+        return None
+    texts = read(config.ptx.data, on_error=config.data.on_error, chat=config.data.chat)
+    examples, report = encode(texts.records, policy.tokenizer, max_length=length, too_long=config.data.too_long)
+    notes += [str(texts.report), f"mixed in: {report}"]
+    data[str(config.ptx.data)] = texts.fingerprint
+    return Ptx(policy, examples, config.ptx, seed=config.seed)
 
 
 def _read(config: RunConfig) -> tuple[Dataset, Dataset | None, list[str], dict[str, str]]:
@@ -215,7 +245,7 @@ def _text(record: Record) -> str:
     match record:
         case Text(text) | Labelled(text):
             return text
-        case Completion(prompt, completion):
+        case Completion(prompt, completion) | Rated(prompt, completion):
             return f"{_plain(prompt)} {completion}"
         case Preference(prompt, chosen, rejected):
             return f"{_plain(prompt)} {chosen} {rejected}"

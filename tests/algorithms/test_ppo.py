@@ -327,7 +327,7 @@ def test_what_becomes_of_an_answer_that_the_limit_cut(
     zeros = torch.zeros(3, 3)
     truncated = torch.tensor([False, True, False])  # the third met a stop token just in time
     rollout = Rollout(tokens, truncated, zeros, zeros, None)
-    mask, scores, bootstrap = algorithm.settle_truncation(rollout, torch.tensor([1.0, 2.0, 3.0]))
+    mask, scores, bootstrap = algorithm.settle(rollout, torch.tensor([1.0, 2.0, 3.0]))
     assert mask.any(1).tolist() == expected_mask
     assert torch.equal(mask, tokens.mask & torch.tensor(expected_mask)[:, None])
     assert scores.tolist() == expected_scores
