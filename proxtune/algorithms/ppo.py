@@ -42,6 +42,7 @@ from proxtune.rollouts.store import RolloutStore, Scored
 from proxtune.runs import derive_seed
 from proxtune.training.metrics import Metrics, Tally, prefixed
 from proxtune.training.optim import OptimConfig, Optimizer
+from proxtune.training.stop import interruptible
 
 # How far the log-prob of a token may lie between the sampling pass and the training pass, by type of the weights.
 AGREEMENT = {torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
@@ -126,12 +127,13 @@ class PPO:
         asked = as_prompts(self.policy, prompts)
         stored = self.stored(asked)
 
-        # sample
-        rollout, values = self.sample(asked, stored)
+        with interruptible():  # nothing has changed yet
+            # sample
+            rollout, values = self.sample(asked, stored)
 
-        # score
-        answers = answers_of(self.policy, asked, rollout)
-        raw = self.scores(answers, rollout, stored)
+            # score
+            answers = answers_of(self.policy, asked, rollout)
+            raw = self.scores(answers, rollout, stored)
         ref_logprobs = self.reference_logprobs(rollout)
 
         # credit
@@ -252,7 +254,7 @@ class PPO:
             sums.add(stats)
         if self.ptx is not None and self.steps >= self.critic.warmup_steps:
             sums.add(self.ptx.backward(self.steps, number))
-        return sums.total() | self.optimizer.apply()
+        return self.optimizer.apply(sums.total())
 
     def losses(self, batch: Experience, *, count: Tensor, rows: int, check: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """A micro-batch's weighted sum of losses, over the `count` tokens and `rows` responses of its minibatch."""

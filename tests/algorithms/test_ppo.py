@@ -25,7 +25,7 @@ from proxtune.rollouts.engine import sample
 from proxtune.rollouts.rollout import Rollout
 from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.training.optim import OptimConfig
-from tests.tiny import FAMILIES, tiny_model
+from tests.tiny import ADAPTABLE, FAMILIES, tiny_model
 
 FULL, LORA = TuningConfig(kind="full"), TuningConfig(rank=2)
 PROMPTS = ["ab", "c", "defghij", "kl", "m", "nopq", "r", "st"]
@@ -90,7 +90,14 @@ def with_plain_gradient_descent(algorithm: PPO) -> PPO:
 
 @pytest.mark.parametrize(
     ("family", "tuning", "temperature"),
-    [*((family, LORA, 1.0) for family in FAMILIES), ("llama", FULL, 1.0), ("llama", FULL, 0.7), ("own", LORA, 0.7)],
+    [
+        *((family, LORA, 1.0) for family in ADAPTABLE),
+        ("llama", FULL, 1.0),
+        ("llama", FULL, 0.7),
+        ("own", LORA, 0.7),
+        ("lstm", FULL, 1.0),
+        ("lstm", FULL, 0.7),
+    ],
 )
 def test_before_anything_has_moved_the_ratio_is_1_and_the_kl_0(
     family: str, tuning: TuningConfig, temperature: float
@@ -428,7 +435,7 @@ def test_each_epoch_sees_every_answer_once_in_an_order_of_its_own(monkeypatch: p
     algorithm = ppo(minibatch_size=2, epochs=2)
     seen: list[tuple[int, ...]] = []
 
-    def note(minibatch: Experience, *, check: bool = False) -> dict[str, float]:
+    def note(minibatch: Experience, number: int) -> dict[str, float]:
         seen.append(tuple(minibatch.tokens.prompt_ids[:, 0].tolist()))
         return {"policy/approx_kl": 0.0}
 
