@@ -45,6 +45,13 @@ def ppo(
             help="A Python function (prompts, responses) -> numbers; may be given again.",
         ),
     ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.py:FUNCTION",
+            help="A Python function that scores the held-out answers and is never trained on; may be given again.",
+        ),
+    ] = None,
     replay: Annotated[
         Path | None,
         typer.Option(
@@ -59,9 +66,10 @@ def ppo(
     from proxtune.workflows.jobs import PPORun, ppo_job
 
     functions = [from_file(spec) for spec in reward or ()]
+    judges = [from_file(spec)[0] for spec in judge or ()]
     if replay is not None:
         configs = [str(replay / "config.yaml"), f"name={replay.name}-replay", *(configs or ())]
-    job = ppo_job(load_config(PPORun, configs, init_from), functions, replay=replay)
+    job = ppo_job(load_config(PPORun, configs, init_from), functions, judges=judges, replay=replay)
     _go(job, dry_run=dry_run, resume=resume)
 
 

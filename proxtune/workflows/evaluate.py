@@ -14,7 +14,7 @@ from proxtune.rewards.base import Reward
 from proxtune.runs import Run
 from proxtune.training.metrics import Metrics
 from proxtune.workflows.jobs import PPORun, RewardRun, SFTRun
-from proxtune.workflows.rewards import build_reward, mean_score, reward_model_of
+from proxtune.workflows.rewards import build_judges, build_reward, mean_scores, reward_model_of
 
 SCHEMAS: dict[str, type[SFTRun | RewardRun | PPORun]] = {"sft": SFTRun, "reward": RewardRun, "ppo": PPORun}
 
@@ -42,7 +42,8 @@ def evaluate_run(path: Path, data: Path | None = None, functions: Sequence[tuple
     length = config.data.max_length or lm.context - config.rollout.max_new_tokens
     prompts, _ = encode_prompts(records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
     reward, _ = build_reward(config.reward, config.model, functions, lm)
-    return mean_score(lm, reward, prompts, config.rollout, seed=config.seed)
+    judges = build_judges(config.reward, config.model, (), reward, lm)
+    return mean_scores(lm, {"eval/score": reward, **judges}, prompts, config.rollout, seed=config.seed)
 
 
 def _records(config: DataConfig, data: Path | None, seed: int) -> list[Record]:

@@ -36,7 +36,7 @@ from proxtune.runs import Run, derive_seed
 from proxtune.training.loop import Algorithm, TrainingConfig
 from proxtune.training.metrics import Metrics
 from proxtune.training.optim import OptimConfig
-from proxtune.workflows.rewards import RewardConfig, build_reward, mean_score
+from proxtune.workflows.rewards import RewardConfig, build_judges, build_reward, mean_scores
 
 
 class RunConfig(Section):
@@ -105,6 +105,7 @@ class Job:
     parameters: dict[str, int]  # trained and total
     notes: list[str] = field(default_factory=list)  # what was read, kept, cut
     rewards: dict[str, float] = field(default_factory=dict)  # name -> weight: functions do not stand in the config
+    judges: list[str] = field(default_factory=list)  # names, likewise
 
 
 def sft_job(config: SFTRun) -> Job:
@@ -156,9 +157,16 @@ def reward_job(config: RewardRun) -> Job:
     return Job("reward", config, algorithm, batches, steps, save, evaluate, base, data, counts, notes)
 
 
-def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = (), *, replay: Path | None = None) -> Job:
+def ppo_job(
+    config: PPORun,
+    functions: Sequence[tuple[Reward, float]] = (),
+    *,
+    judges: Sequence[Reward] = (),
+    replay: Path | None = None,
+) -> Job:
     """PPO against reward models of the config and functions of the caller.
 
+    `judges` and those of the config score the held-out answers, and are never trained on.
     With `replay`, the answers and their scores are those that another run saved: nothing is sampled or scored.
     """
     train, held_out, notes, data = _read(config)
@@ -191,16 +199,23 @@ def ppo_job(config: PPORun, functions: Sequence[tuple[Reward, float]] = (), *, r
         total_steps=steps,
         seed=config.seed,
     )
+    asked = {"eval/score": reward} if reward.rewards else {}
+    watching = build_judges(config.reward, config.model, judges, reward, policy)
+    if watching and held_out is None:
+        raise ConfigError("a judge scores held-out answers, and no prompt is held out; set data.eval_fraction=0.05")
     evaluate = None
-    if held_out is not None and reward.rewards:
+    if held_out is not None and (asked or watching):
         held, report = encode_prompts(
             held_out.records, policy.tokenizer, max_length=length, too_long=config.data.too_long
         )
         notes.append(f"held out: {report}")
-        evaluate = partial(mean_score, policy, reward, held, config.rollout, seed=config.seed)
+        evaluate = partial(mean_scores, policy, {**asked, **watching}, held, config.rollout, seed=config.seed)
     counts = _count(policy, critic.head) if critic.trunk is None else _count(policy, critic.head, critic.trunk.module)
     weights = {part.name: weight for part, weight in reward.rewards}
-    return Job("ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes, weights)
+    names = [name.removeprefix("judge/") for name in watching]
+    return Job(
+        "ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes, weights, names
+    )
 
 
 def _store(config: PPORun, replay: Path | None, data: dict[str, str]) -> RolloutStore | None:

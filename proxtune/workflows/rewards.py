@@ -1,6 +1,6 @@
 """What PPO is rewarded for, from the config and the command line to one reward."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
@@ -69,41 +69,35 @@ def reward_model_of(name: str, like: ModelConfig) -> RewardModel:
 
 def build_judges(
     config: RewardConfig, like: ModelConfig, functions: Sequence[Reward], reward: WeightedSum, policy: LanguageModel
-) -> list[Reward]:
-    """What scores the held-out answers and is never trained on.
-
-    Raises:
-        ConfigError: two judges of one name, or a judge that is a reward of the run.
-    """
+) -> dict[str, Reward]:
+    """What scores the held-out answers and is never trained on, by the name of its figure, `judge/<name>`."""
     models = {name: reward_model_of(name, like) for name in config.judges}
     judges: list[Reward] = [
         LearnedReward(model, same_tokenizer=model.lm.reads_as(policy), name=Path(name).name)
         for name, model in models.items()
     ]
     judges += functions
-    trained_on = [part.name for part, _ in reward.rewards]
-    for name in (judge.name for judge in judges):
-        if name in trained_on:
-            raise ConfigError(f"the judge {name!r} is a reward of this run: it would judge what is trained on it")
-        if [judge.name for judge in judges].count(name) > 1:
-            raise ConfigError(f"two judges are called {name!r}; rename one")
-    return judges
+    names = [part.name for part, _ in reward.rewards] + [judge.name for judge in judges]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(
+            f"{', '.join(twice)} is named twice among the rewards and judges of the run; a judge must be "
+            "something that is not trained on, with a name of its own"
+        )
+    return {f"judge/{judge.name}": judge for judge in judges}
 
 
-def mean_score(
+def mean_scores(
     policy: LanguageModel,
-    reward: Reward,
+    rewards: Mapping[str, Reward],
     prompts: Sequence[PromptExample],
     rollout: SamplingConfig,
     *,
     seed: int,
-    judges: Sequence[Reward] = (),
 ) -> Metrics:
-    """`eval/score` and `judge/<name>`: the means of the reward and of each judge over the same answers.
+    """The mean of each reward over the same answers, under its name; an answer without a score (NaN) is left out.
 
     One fresh answer to each held-out prompt, drawn alike at every evaluation.
     """
     answers = fresh_answers(policy, prompts, rollout, seed=seed)
-    return {"eval/score": float(reward(answers).mean())} | {
-        f"judge/{judge.name}": float(judge(answers).mean()) for judge in judges
-    }
+    return {name: float(reward(answers).nanmean()) for name, reward in rewards.items()}

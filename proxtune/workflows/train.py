@@ -73,6 +73,7 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
             "base": job.base,
             "data": job.data,
             "rewards": job.rewards,
+            "judges": job.judges,
             "parameters": job.parameters,
             "threads": torch.get_num_threads(),
             "environment": environment(),
@@ -90,6 +91,8 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
         raise ConfigError(
             f"{run.path} is rewarded by {manifest['rewards']}, not by {job.rewards}; pass the same --reward"
         )
+    if manifest["judges"] != job.judges:
+        raise ConfigError(f"{run.path} is judged by {manifest['judges']}, not by {job.judges}; pass the same --judge")
     if manifest["base"] != job.base:
         raise CheckpointError(
             f"{run.path} began from weights with sha256 {manifest['base']['hash'][:16]}, but {job.base['name']} now "
