@@ -34,7 +34,7 @@ def whiten(x: Tensor, mask: Tensor, *, center: bool = True) -> Tensor:
         x: any shape; mask: bool, the same shape.
     """
     counted = torch.where(mask, x, 0)
-    if int(mask.sum()) < 2:
+    if mask.sum() < 2:
         return counted
     mean = masked_mean(counted, mask)
     variance = masked_mean((counted - mean) ** 2, mask)

@@ -37,7 +37,7 @@ def gae(
         (advantages, returns), both [B, T], zero outside the mask.
     """
     rewards, values = torch.where(mask, rewards, 0), torch.where(mask, values, 0)
-    next_value = torch.zeros_like(values[:, 0]) if bootstrap is None else bootstrap.to(values.dtype)
+    next_value = values.new_zeros(len(values)) if bootstrap is None else bootstrap
     next_advantage = torch.zeros_like(next_value)
     advantages = torch.zeros_like(values)
     for t in reversed(range(values.shape[1])):
@@ -216,7 +216,7 @@ def _aggregate(x: Tensor, mask: Tensor, aggregate: str, count: Tensor | float | 
     if aggregate == "token":
         return masked_mean(x, mask, count=count)
     if aggregate == "sequence":
-        row_mean = torch.where(mask, x, 0).sum(1) / mask.sum(1).clamp(min=1)
+        row_mean = torch.where(mask, x, 0).sum(1) / mask.sum(1)  # NaN where nothing is counted, and not counted below
         return masked_mean(row_mean, mask.any(1), count=count)
     raise ValueError(f"aggregate is {aggregate!r}; expected 'token' or 'sequence'")
 
@@ -234,4 +234,4 @@ def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor, count: Te
     with torch.no_grad():
         total = variance(returns)
         share = 1.0 if count is None else mask.sum() / count
-        return torch.where(total > 0, 1 - variance(returns - values) / total.clamp(min=1e-12), 0) * share
+        return torch.where(total > 0, 1 - variance(returns - values) / total, 0) * share
