@@ -1,22 +1,23 @@
 """A file's bytes as rows: each with the number of the physical line it begins on.
 
-.jsonl is one object a line, .json an array of objects, .csv and .tsv a header and rows, .txt one text a line. All are
-UTF-8, with or without a byte order mark. Blank lines are not rows, except in .txt, where they are empty texts.
+.jsonl is one object a line, .json an array of objects, .csv and .tsv a header and rows, .txt one text a line, .parquet
+a table whose rows count as lines. Blank lines are not rows, except in .txt, where they are empty texts.
 """
 
-import codecs
 import csv
 import difflib
 import json
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from proxtune.data.formats import MalformedRowError, Row
+from proxtune.data.lines import MAX_LINE, Encoding, Hash, NumberedLine, check_is_file, numbered_lines
+from proxtune.data.parquet import parquet_rows
 from proxtune.errors import DataError
-
-MAX_LINE = 2**24  # bytes: what is longer is not a row but a file without line ends
 
 JSON_SPACE = frozenset(" \t\r\n")
 
@@ -25,26 +26,34 @@ NumberedRow: TypeAlias = tuple[
 ]  # a malformed row is a value: the caller decides what to do
 
 
-class Hash(Protocol):
-    """What `hashlib.sha256()` returns, as far as it is needed here."""
+@dataclass(frozen=True)
+class _Source:
+    """An open file, as a reader of its kind needs it."""
 
-    def update(self, data: bytes, /) -> None: ...
+    path: Path
+    file: BinaryIO
+    file_hash: Hash
+    encoding: Encoding
+
+    def lines(self, max_line: int | None = None) -> Iterator[NumberedLine]:
+        return numbered_lines(self.file, self.file_hash, self.encoding, max_line=max_line)
 
 
-def rows(path: Path, file_hash: Hash) -> Iterator[NumberedRow]:
+def rows(path: Path, file_hash: Hash, encoding: Encoding = "auto") -> Iterator[NumberedRow]:
     """The rows of a file in order, read as they are asked for; its bytes go to `file_hash`.
 
-    Raises DataError: the file is missing, of an unknown kind, not UTF-8, or damaged so that no further row can be told.
+    Raises DataError: the file is missing, no file, of an unknown kind, or damaged so that no further row can be told.
     """
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: unknown kind of data file {path.suffix!r}; expected {', '.join(READERS)}")
     try:
+        check_is_file(path)
+        reader = READERS.get(path.suffix.lower())
+        if reader is None:
+            raise DataError(f"{path}: unknown kind of data file {path.suffix!r}; expected {', '.join(READERS)}")
         file = path.open("rb")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}{_near(path)}") from error
     with file:
-        yield from reader(path, file, file_hash)
+        yield from reader(_Source(path, file, file_hash, encoding))
 
 
 def _near(path: Path) -> str:
@@ -53,43 +62,33 @@ def _near(path: Path) -> str:
     return f"; did you mean {', '.join(close)}?" if close else ""
 
 
-def _lines(path: Path, file: BinaryIO, file_hash: Hash) -> Iterator[tuple[int, str]]:
-    """Lines as an editor counts them, from 1 and up to each newline, which stays. The byte order mark is left out."""
-    number, offset = 0, 0
-    while raw := file.readline(MAX_LINE + 1):
-        number += 1
-        if len(raw) > MAX_LINE:
-            raise DataError(f"{path}:{number}: the line is longer than {MAX_LINE} bytes; expected one row a line")
-        file_hash.update(raw)
-        yield number, _decoded(path, raw, offset)
-        offset += len(raw)
-
-
-def _decoded(path: Path, raw: bytes, offset: int) -> str:
-    try:
-        return raw.decode("utf-8-sig" if offset == 0 else "utf-8")
-    except UnicodeDecodeError as error:
-        at = offset + error.start
-        found = "UTF-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "GB18030 or WINDOWS-1252"
-        raise DataError(
-            f"{path}: byte {at} (0x{raw[error.start]:02x}) is not UTF-8; "
-            f"convert the file, for example from {found}: iconv -f ENCODING -t UTF-8 {path}"
-        ) from error
-
-
-def _jsonl(path: Path, file: BinaryIO, file_hash: Hash) -> Iterator[NumberedRow]:
-    for number, line in _lines(path, file, file_hash):
-        if not line.isspace():
-            yield number, _json_row(line)
+def _jsonl(source: _Source) -> Iterator[NumberedRow]:
+    for number, line in source.lines():
+        if isinstance(line, MalformedRowError):
+            yield number, line
+        elif not line.isspace():
+            yield number, _json_row(line.rstrip())
 
 
 def _json_row(line: str) -> Row | MalformedRowError:
     try:
-        return _object(json.loads(line.rstrip()))
+        return _object(json.loads(line, object_pairs_hook=_unique))
+    except MalformedRowError as error:
+        return error
     except json.JSONDecodeError as error:
-        return MalformedRowError(f"not JSON at column {error.colno}: {error.msg}")
+        hint = "; the line holds carriage returns: expected line ends LF or CRLF" if "\r" in line else ""
+        return MalformedRowError(f"not JSON at column {error.colno}: {error.msg}{hint}")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
         return MalformedRowError(f"not JSON that can be read: {error}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's keys and values; of a key that stands twice JSON readers take the last value without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise MalformedRowError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return found
 
 
 def _object(value: object) -> Row | MalformedRowError:
@@ -99,32 +98,34 @@ def _object(value: object) -> Row | MalformedRowError:
     return MalformedRowError(f"got a JSON value of type {type(value).__name__}, expected an object{hint}")
 
 
-def _json(path: Path, file: BinaryIO, file_hash: Hash) -> Iterator[NumberedRow]:
-    raw = file.read()
-    file_hash.update(raw)
-    text = _decoded(path, raw, 0)
-    del raw  # a large file is not held twice
+def _json(source: _Source) -> Iterator[NumberedRow]:
+    text = "".join(_readable(source))
     line, counted = 1, 0
     try:
         for start, value in _elements(text):
             line += text.count("\n", counted, start)
             counted = start
-            yield line, _object(value)
+            yield line, value if isinstance(value, MalformedRowError) else _object(value)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}:{error.lineno}: not a JSON array, at column {error.colno}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON that can be read, in the element after line {line}: {error}") from error
+        place = f"{source.path}:{error.lineno}"
+        raise DataError(f"{place}: not a JSON array, at column {error.colno}: {error.msg}") from error
+
+
+def _readable(source: _Source) -> Iterator[str]:
+    for number, line in source.lines(max_line=sys.maxsize // 2):  # an array may stand in one line
+        if isinstance(line, MalformedRowError):
+            raise DataError(f"{source.path}:{number}: {line}") from line
+        yield line
 
 
 def _elements(text: str) -> Iterator[tuple[int, object]]:
     """The elements of a JSON array, each with the index it starts at. Raises JSONDecodeError."""
-    decode = json.JSONDecoder().raw_decode
     place = _skip_space(text, 0)
     if not text.startswith("[", place):
         raise json.JSONDecodeError("expected '[' (a file with one object a line is named .jsonl)", text, place)
     place = _skip_space(text, place + 1)
     while not text.startswith("]", place):
-        value, end = decode(text, place)
+        value, end = _element(text, place)
         yield place, value
         place = _skip_space(text, end)
         if text.startswith(",", place):
@@ -135,33 +136,71 @@ def _elements(text: str) -> Iterator[tuple[int, object]]:
         raise json.JSONDecodeError("text after the array's end", text, place + 1)
 
 
+def _element(text: str, place: int) -> tuple[object, int]:
+    """The element that starts at `place`, and where it ends. One that holds a key twice is its error."""
+    try:
+        try:
+            return json.JSONDecoder(object_pairs_hook=_unique).raw_decode(text, place)
+        except MalformedRowError as error:
+            return error, json.JSONDecoder().raw_decode(text, place)[1]
+    except json.JSONDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise json.JSONDecodeError(f"an element that cannot be read: {error}", text, place) from error
+
+
 def _skip_space(text: str, place: int) -> int:
     while text[place : place + 1] in JSON_SPACE:
         place += 1
     return place
 
 
-def _table(path: Path, file: BinaryIO, file_hash: Hash, *, delimiter: str) -> Iterator[NumberedRow]:
+class _TableLines:
+    """Lines for `csv.reader`, which goes on with the next one after a malformed line was raised."""
+
+    def __init__(self, lines: Iterator[NumberedLine]) -> None:
+        self.lines = lines
+        self.number = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        self.number, line = next(self.lines)
+        if isinstance(line, MalformedRowError):
+            raise line
+        return line
+
+
+def _table(source: _Source, *, delimiter: str) -> Iterator[NumberedRow]:
     csv.field_size_limit(MAX_LINE)  # of the whole process; the default, 131072, is less than a long document
-    lines = (line for _, line in _lines(path, file, file_hash))
+    lines = _TableLines(source.lines())
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     header: list[str] = []
     while True:
-        start = reader.line_num + 1
+        start = lines.number + 1
         try:
             cells = next(reader)
         except StopIteration:
             return
-        except csv.Error as error:
-            malformed = MalformedRowError(f"not CSV: {error} (the row was read up to line {reader.line_num})")
+        except (csv.Error, MalformedRowError) as error:
+            malformed = _unreadable(error, lines.number)
             if not header:
-                raise DataError(f"{path}:{start}: {malformed}") from error
+                raise DataError(f"{source.path}:{start}: {malformed}") from error
             yield start, malformed
             continue
         if cells and header:
             yield start, _table_row(header, cells)
         elif cells:
-            header = _checked_header(cells, f"{path}:{start}")
+            header = _checked_header(cells, f"{source.path}:{start}")
+
+
+def _unreadable(error: csv.Error | MalformedRowError, line: int) -> MalformedRowError:
+    if isinstance(error, MalformedRowError):
+        return error
+    if str(error).startswith("new-line character"):
+        return MalformedRowError("a carriage return outside quotes; expected line ends LF or CRLF")
+    return MalformedRowError(f"not CSV: {error} (the row was read up to line {line})")
 
 
 def _checked_header(cells: list[str], where: str) -> list[str]:
@@ -180,15 +219,26 @@ def _table_row(header: list[str], cells: list[str]) -> Row | MalformedRowError:
     )
 
 
-def _text(path: Path, file: BinaryIO, file_hash: Hash) -> Iterator[NumberedRow]:
-    for number, line in _lines(path, file, file_hash):
-        yield number, {"text": line.rstrip("\r\n")}
+def _text(source: _Source) -> Iterator[NumberedRow]:
+    for number, line in source.lines():
+        yield number, line if isinstance(line, MalformedRowError) else _text_row(line.rstrip("\r\n"))
 
 
-READERS: dict[str, Callable[[Path, BinaryIO, Hash], Iterator[NumberedRow]]] = {
+def _text_row(text: str) -> Row | MalformedRowError:
+    if "\r" not in text:
+        return {"text": text}
+    return MalformedRowError(f"a carriage return at column {text.index(chr(13)) + 1}; expected line ends LF or CRLF")
+
+
+def _parquet(source: _Source) -> Iterator[NumberedRow]:
+    return parquet_rows(source.path, source.file, source.file_hash)
+
+
+READERS: dict[str, Callable[[_Source], Iterator[NumberedRow]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": partial(_table, delimiter=","),
     ".tsv": partial(_table, delimiter="\t"),
     ".txt": _text,
+    ".parquet": _parquet,
 }

@@ -1,7 +1,7 @@
 """What there is to learn from, one record a row of a data file; formats.py says which row becomes which record."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, TypeAlias
 
@@ -109,3 +109,8 @@ def prompt_key(record: Record) -> str:
             return repr(prompt)
         case Completion(prompt, text) | Preference(prompt, text) | Rated(prompt, text):
             return repr(prompt or text)
+
+
+def content_key(record: Record) -> str:
+    """Equal for records that say the same, in whatever file and with whatever columns."""
+    return repr(replace(record, where="", columns={}))

@@ -1,7 +1,6 @@
 """Read a data file: every row becomes a record, or is counted with its reason. Hold a part of it out."""
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,10 @@ from pydantic import Field
 from proxtune.config import Section
 from proxtune.data.bundled import resolve
 from proxtune.data.files import rows
-from proxtune.data.formats import Format, MalformedRowError, Row, detect, parse
-from proxtune.data.records import Record, emptiness, prompt_key
+from proxtune.data.formats import Format
+from proxtune.data.lines import Encoding
+from proxtune.data.records import Record, prompt_key
+from proxtune.data.sift import Duplicates, Fate, Known, Sieve, Sifted
 from proxtune.errors import DataError
 from proxtune.runs import derive_seed
 
@@ -21,18 +22,18 @@ SHOWN = 20  # malformed rows that a report lists
 
 OnError = Literal["stop", "skip"]
 TooLong = Literal["error", "drop", "truncate"]
-Duplicates = Literal["drop", "keep"]
 
 
 class DataConfig(Section):
     """What to learn from."""
 
-    train: Path = Field(description="file to learn from: .jsonl, .json, .csv, .tsv or .txt, or bundled:NAME")
+    train: Path = Field(description="file to learn from: .jsonl, .json, .csv, .tsv, .txt or .parquet, or bundled:NAME")
     eval: Path | None = Field(None, description="file to evaluate on; without it, a part of train is held out")
     eval_fraction: float = Field(
         0.05, ge=0, lt=1, description="part of train's prompts held out when eval is not given"
     )
     format: Format | Literal["auto"] = Field("auto", description="what a row is; auto: the first row's keys decide")
+    encoding: Encoding = Field("auto", description="auto: UTF-8, or UTF-16 where a byte order mark says so")
     chat: bool = Field(False, description="make a plain prompt the user's turn of the model's chat template")
     on_error: OnError = Field("stop", description="at a malformed row: stop, or leave it out and count it")
     duplicates: Duplicates = Field("drop", description="rows equal to an earlier one in every key")
@@ -65,6 +66,42 @@ class ReadReport:
         return "\n  ".join((f"{self.path}: format {self.format} · read {self.read} = {counts}", *self.problems))
 
 
+class Tally:
+    """Counts what became of rows, with the places of the first `SHOWN` that were rejected."""
+
+    def __init__(self) -> None:
+        self.fates: Counter[Fate] = Counter()
+        self.filtered: Counter[str] = Counter()  # by reason
+        self.rejected: list[str] = []
+
+    def count(self, sifted: Sifted) -> None:
+        self.fates[sifted.fate] += 1
+        if sifted.fate == "filtered":
+            self.filtered[sifted.reason] += 1
+        if sifted.fate == "rejected" and len(self.rejected) < SHOWN:
+            self.rejected.append(f"{sifted.where}: {sifted.reason}")
+
+    def report(self, path: Path, kind: Format | None) -> ReadReport:
+        """Raises DataError if no row was kept."""
+        problems = [f"filtered {count}: {reason}" for reason, count in self.filtered.items()]
+        problems += self.rejected
+        if self.fates["rejected"] > SHOWN:
+            problems.append(f"and {self.fates['rejected'] - SHOWN} more malformed rows")
+        read = self.fates.total()
+        if kind is None or not self.fates["kept"]:
+            raise DataError("\n  ".join((f"{path}: no usable row among the {read} read", *problems)))
+        return ReadReport(
+            path,
+            kind,
+            read=read,
+            kept=self.fates["kept"],
+            rejected=self.fates["rejected"],
+            filtered=self.fates["filtered"],
+            duplicate=self.fates["duplicate"],
+            problems=tuple(problems),
+        )
+
+
 @dataclass(frozen=True)
 class Dataset:
     """The records of a file, or of one side of it when a part is held out; `report` is about the whole file."""
@@ -80,7 +117,12 @@ def load(config: DataConfig, *, seed: int) -> tuple[Dataset, Dataset | None]:
 
     def read_as_configured(path: Path) -> Dataset:
         return read(
-            path, format=config.format, on_error=config.on_error, duplicates=config.duplicates, chat=config.chat
+            path,
+            format=config.format,
+            encoding=config.encoding,
+            on_error=config.on_error,
+            duplicates=config.duplicates,
+            chat=config.chat,
         )
 
     train = read_as_configured(config.train)
@@ -96,30 +138,31 @@ def read(
     path: Path | str,
     *,
     format: Format | Literal["auto"] = "auto",  # noqa: A002 (the user's word for it)
+    encoding: Encoding = "auto",
     on_error: OnError = "stop",
     duplicates: Duplicates = "drop",
     chat: bool = False,
 ) -> Dataset:
     """Read a file. With format "auto" the first row's keys decide the format, and every other row must have it too.
 
-    Raises DataError: the file is missing, empty, not UTF-8, damaged or has no usable row; or a row is malformed and
-    `on_error` is "stop".
+    Raises DataError: the file is missing, empty, damaged or has no usable row; or a row is malformed, as one in another
+    encoding is, and `on_error` is "stop".
     """
     path = resolve(Path(path))
     file_hash = hashlib.sha256()
-    reading = _Reading(path, format, duplicates, chat)
-    for line, row in rows(path, file_hash):
-        try:
-            reading.add(row, f"{path}:{line}")
-        except MalformedRowError as error:
-            if on_error == "stop":
-                raise DataError(
-                    f"{path}:{line}: {error} (on_error=skip leaves such rows out and counts them)"
-                ) from error
-            reading.rejected.append(f"{path}:{line}: {error}")
-    report = reading.report()
+    sieve = Sieve(path, format=format, duplicates=duplicates, chat=chat)
+    tally = Tally()
+    records: list[Record] = []
+    for line, row in rows(path, file_hash, encoding):
+        sifted = sieve.sift(line, row)
+        tally.count(sifted)
+        if sifted.record is not None:
+            records.append(sifted.record)
+        elif sifted.fate == "rejected" and on_error == "stop":
+            raise DataError(f"{sifted.where}: {sifted.reason} (on_error=skip leaves such rows out and counts them)")
+    report = tally.report(path, sieve.format)
     file_hash.update(report.format.encode())
-    return Dataset(reading.records, report.format, file_hash.hexdigest(), report)
+    return Dataset(records, report.format, file_hash.hexdigest(), report)
 
 
 def split(records: list[Record], fraction: float, *, seed: int) -> tuple[list[Record], list[Record]]:
@@ -128,97 +171,24 @@ def split(records: list[Record], fraction: float, *, seed: int) -> tuple[list[Re
     A prompt's side depends on a hash of `seed` and the prompt, so all records of one prompt stand on the same side.
     Raises DataError: there are fewer than two prompts.
     """
-    prompts = {prompt_key(record) for record in records}
-    if len(prompts) < 2:
+    draws = [derive_seed(seed, f"hold out {prompt_key(record)}") for record in records]
+    ordered = sorted(set(draws))
+    if len(ordered) < 2:
         raise DataError("cannot hold out data: all rows have one prompt; give an eval file or set eval_fraction=0")
-    ordered = sorted(prompts, key=lambda prompt: (derive_seed(seed, f"hold out {prompt}"), prompt))
-    held_out = set(ordered[: min(max(1, round(fraction * len(prompts))), len(prompts) - 1)])
+    held_out = set(ordered[: min(max(1, round(fraction * len(ordered))), len(ordered) - 1)])
     sides: tuple[list[Record], list[Record]] = ([], [])
-    for record in records:
-        sides[prompt_key(record) in held_out].append(record)
+    for record, draw in zip(records, draws, strict=True):
+        sides[draw in held_out].append(record)
     return sides
 
 
-class _Reading:
-    """What has become of a file's rows so far."""
-
-    def __init__(self, path: Path, wanted: Format | Literal["auto"], duplicates: Duplicates, chat: bool) -> None:
-        self.path = path
-        self.detects = wanted == "auto"
-        self.format: Format | None = None if wanted == "auto" else wanted  # auto: that of the first row that has one
-        self.duplicates = duplicates
-        self.chat = chat
-        self.records: list[Record] = []
-        self.read = 0
-        self.rejected: list[str] = []
-        self.filtered: Counter[str] = Counter()
-        self.duplicate = 0
-        self.seen: set[bytes] = set()
-
-    def add(self, row: Row | MalformedRowError, where: str) -> None:
-        """Keep the row, or count it. Raises MalformedRowError; then the caller counts it."""
-        self.read += 1
-        if isinstance(row, MalformedRowError):
-            raise row
-        digest = _digest(row)
-        record = parse(row, self.format_of(row), where, chat=self.chat)
-        reason = emptiness(record)
-        if reason:
-            self.filtered[reason] += 1
-        elif self.duplicates == "drop" and digest in self.seen:
-            self.duplicate += 1
-        else:
-            self.seen.add(digest)
-            self.records.append(record)
-
-    def format_of(self, row: Row) -> Format:
-        """The file's format, which the row must have too if its keys decide."""
-        row_format = detect(row) if self.detects or self.format is None else self.format
-        if self.format is None:
-            self.format = row_format
-        if row_format != self.format:
-            raise MalformedRowError(
-                f"the row's format is {row_format}, expected {self.format} as in the rows before it"
-            )
-        return row_format
-
-    def report(self) -> ReadReport:
-        """Raises DataError if no row can be used."""
-        problems = [f"filtered {count}: {reason}" for reason, count in self.filtered.items()]
-        problems += self.rejected[:SHOWN]
-        if len(self.rejected) > SHOWN:
-            problems.append(f"and {len(self.rejected) - SHOWN} more malformed rows")
-        if not self.records:
-            raise DataError("\n  ".join((f"{self.path}: no usable row among the {self.read} read", *problems)))
-        assert self.format is not None  # a record was kept
-        return ReadReport(
-            self.path,
-            self.format,
-            read=self.read,
-            kept=len(self.records),
-            rejected=len(self.rejected),
-            filtered=self.filtered.total(),
-            duplicate=self.duplicate,
-            problems=tuple(problems),
-        )
-
-
-def _digest(row: Row) -> bytes:
-    """Equal for rows with equal keys and values, in whatever order. Raises MalformedRowError for what is not text."""
-    try:
-        text = json.dumps(row, sort_keys=True, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise MalformedRowError(f"half a character ({error.object[error.start]!a}), which is not text") from error
-    except RecursionError as error:
-        raise MalformedRowError("brackets nested too deeply") from error
-    return hashlib.blake2b(text, digest_size=16).digest()
-
-
 def _with_leaks(held_out: Dataset, train: Dataset) -> Dataset:
-    """Say in the report of `held_out` how many of its rows have a prompt that is also in `train`."""
-    known = {prompt_key(record) for record in train.records}
-    shared = sum(prompt_key(record) in known for record in held_out.records)
-    if not shared or len(known) == 1:  # one prompt in all of train is an instruction, not a question
+    """Say in the report of `held_out` how many of its rows are also in `train`: their prompt, or all of them."""
+    known = Known()
+    for record in train.records:
+        known.add(record)
+    shared = sum(known.holds(record) for record in held_out.records)
+    if not shared:
         return held_out
-    leak = f"leak: the prompt of {shared} of {len(held_out.records)} kept rows is also in {train.report.path}"
+    leak = f"leak: of {len(held_out.records)} kept rows {shared} stand in {train.report.path} too, or their prompt does"
     return replace(held_out, report=replace(held_out.report, problems=(*held_out.report.problems, leak)))

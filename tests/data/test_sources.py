@@ -94,6 +94,24 @@ def test_dl8_nul_and_every_other_character_come_through(tmp_path: Path) -> None:
     assert read(jsonl(tmp_path / "a.jsonl", {"text": text})).records[0] == Text(text, f"{tmp_path}/a.jsonl:1")
 
 
+@pytest.mark.parametrize("encoding", ["gb18030", "big5", "utf-16", "utf-16-le"])
+def test_dl8_an_encoding_that_is_given_is_read(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "電影很好"}\n{"text": "不錯"}\n'.encode(encoding))
+    data = read(path, encoding="utf-16" if encoding == "utf-16-le" else encoding)
+    assert [record.text for record in data.records] == ["電影很好", "不錯"]
+
+
+def test_dl8_a_file_in_another_encoding_stops_with_the_likely_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "ok"}\n{"text": "电影很好"}\n'.encode("gb18030"))
+    with pytest.raises(
+        DataError, match=r"a\.jsonl:2: byte 11 .* is not UTF-8; it looks like gb18030: set data.encoding="
+    ):
+        read(path)
+    assert (read(path, on_error="skip").report.kept, read(path, encoding="gb18030").report.kept) == (1, 2)
+
+
 def test_dl3_the_fingerprint_changes_with_a_byte_and_with_the_format(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"prompt": "p", "text": "t"})
     first = read(path).fingerprint
@@ -192,4 +210,15 @@ def test_dl6_what_an_eval_file_shares_with_train_is_reported(tmp_path: Path) -> 
     train, held_out = load(DataConfig(train=path, eval=other), seed=0)
     assert held_out is not None
     assert len(train.records) == len(held_out.records) == 2
-    assert held_out.report.problems == (f"leak: the prompt of 1 of 2 kept rows is also in {path}",)
+    assert held_out.report.problems == (f"leak: of 2 kept rows 1 stand in {path} too, or their prompt does",)
+
+
+def test_dl6_with_one_instruction_for_all_a_leak_is_a_whole_row(tmp_path: Path) -> None:
+    rows = [{"prompt": "Review:", "completion": text} for text in ("good", "bad", "fine")]
+    path, other = (
+        jsonl(tmp_path / "a.jsonl", *rows),
+        jsonl(tmp_path / "b.jsonl", {**rows[1], "id": 1}, {**rows[0], "completion": "new"}),
+    )
+    _, held_out = load(DataConfig(train=path, eval=other), seed=0)
+    assert held_out is not None
+    assert held_out.report.problems == (f"leak: of 2 kept rows 1 stand in {path} too, or their prompt does",)
