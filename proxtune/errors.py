@@ -6,11 +6,14 @@ ProxtuneError
 ├── ModelError                 a model, tokenizer or adapter that cannot be loaded, trained or saved
 ├── CheckpointError            a checkpoint that cannot be written, read or trusted
 ├── GenerationError            sampling that cannot go on (non-finite logits, no room in the context)
+├── DivergedError              a loss or a gradient that is not finite; carries the figures of its step
 ├── RewardError                a reward that raised, or returned something that is not one number a response
 └── StoreError                 the store of human judgements
 
 A message says what was given, what was expected and what to do. `assert` is for our own bugs only.
 """
+
+from collections.abc import Mapping
 
 
 class ProxtuneError(Exception):
@@ -35,6 +38,14 @@ class CheckpointError(ProxtuneError):
 
 class GenerationError(ProxtuneError):
     """Sampling that cannot go on."""
+
+
+class DivergedError(ProxtuneError):
+    """A loss or a gradient that is not finite, and what was measured of the step until then."""
+
+    def __init__(self, message: str, figures: Mapping[str, float]) -> None:
+        super().__init__(message)
+        self.figures = dict(figures)
 
 
 class RewardError(ProxtuneError):

@@ -61,6 +61,7 @@ class RewardTrainer:
             optim,
             total=total_steps,
             rates={"head": self.config.head_learning_rate or 5 * optim.learning_rate},
+            patience=1,
         )
         self.steps = 0
 
@@ -78,10 +79,8 @@ class RewardTrainer:
             sums.add({name: x * share for name, x in {"loss": loss.detach(), **stats}.items()})
         self.steps += 1
         tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in batch)
-        return (
-            sums.total()
-            | self.optimizer.apply()
-            | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(tokens)}
+        return self.optimizer.apply(
+            sums.total() | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(tokens)}
         )
 
     def samples(self) -> list[dict[str, Any]]:

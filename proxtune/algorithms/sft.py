@@ -51,7 +51,9 @@ class SFT:
         total_steps: int = 0,
     ) -> None:
         self.model, self.config = model, config or SFTConfig()
-        self.optimizer = Optimizer({"model": list(model.trained().values())}, optim or OptimConfig(), total=total_steps)
+        self.optimizer = Optimizer(
+            {"model": list(model.trained().values())}, optim or OptimConfig(), total=total_steps, patience=1
+        )
         self.steps = 0
 
     def step(self, batch: Sequence[Example]) -> Metrics:
@@ -69,10 +71,8 @@ class SFT:
             loss.backward()
             sums.add({"loss": loss.detach(), **stats})
         self.steps += 1
-        return (
-            sums.total()
-            | self.optimizer.apply()
-            | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(count)}
+        return self.optimizer.apply(
+            sums.total() | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(count)}
         )
 
     def samples(self) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The command line. Commands are thin, and import what they need when they are chosen, so that `--help` is instant."""
 
+import shlex
 import sys
 
 import typer
@@ -8,18 +9,30 @@ from rich.console import Console
 from proxtune.cli import start, train, use
 from proxtune.cli.app import app
 from proxtune.errors import ProxtuneError
+from proxtune.training.stop import Stopped, listening
 
 __all__ = ["app", "main", "start", "train", "use"]
 
 
 def main() -> None:
-    """Run the command line; an error of the user's making is one message, not a traceback."""
+    """Run the command line; an error of the user's making is one message, not a traceback.
+
+    The exit code is 1 after such an error, 2 after a command that cannot be read, and 128 + the signal after SIGTERM
+    (143) or Ctrl-C (130).
+    """
     try:
-        app()
+        with listening():
+            app()
     except ProxtuneError as error:
         Console(stderr=True).print(f"[bold red]{type(error).__name__}[/bold red]")
-        typer.echo(str(error), err=True)
+        typer.echo("\n".join([str(error), *_saved(error)]), err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; go on with --resume", err=True)
-        sys.exit(130)
+    except Stopped as stopped:
+        typer.echo("\n".join(_saved(stopped)) or f"{stopped}; there was nothing to save", err=True)
+        sys.exit(128 + stopped.number)
+
+
+def _saved(error: BaseException) -> list[str]:
+    """What `fit` noted of the checkpoint it wrote, with the command that goes on from it."""
+    command = shlex.join(["proxtune", *sys.argv[1:], *(["--resume"] if "--resume" not in sys.argv else [])])
+    return [f"{note}. Go on with: {command}" for note in getattr(error, "__notes__", [])]

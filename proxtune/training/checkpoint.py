@@ -7,7 +7,9 @@ checkpoints/
 │   └── manifest.json          size and sha256 of those two
 ├── step-000120.old/           the same step as saved before, for the moment in which it is replaced
 ├── .partial-step-000130/      being written, or left by a killed writer
-└── .trash-step-000110/        being removed
+├── .trash-step-000110/        being removed
+├── .tries-step-000120         restores of that step that began and did not end well
+└── .failed-step-000120/       set aside, because the second of them did not either
 
 A checkpoint is written under another name, synced to the disk, and only then renamed: what is listed is complete.
 """
@@ -18,7 +20,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,7 @@ MANIFEST = "manifest.json"
 LISTED = re.compile(r"step-([0-9]{6,})(\.old)?")
 TENSOR_KEY = "$tensor"
 SPARE_BYTES = 2**20  # for the manifest, folders and file headers
+TRIES = 2  # restores that may fail before a checkpoint is set aside
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +50,8 @@ def save(root: Path, step: int, state: State) -> Path:
 
     Floats (NaN and infinities too), integers, dtypes and shapes come back exactly; tensors come back on the CPU, and
     tensors that shared memory come back apart. A checkpoint of the same step is replaced.
-    Raises CheckpointError if `state` holds anything else, or the disk is full or fails; what was saved before stays.
+    Raises CheckpointError if `state` holds anything else or a tensor that is not finite, or the disk is full or fails;
+    what was saved before stays.
     """
     assert step >= 0, step
     tensors: dict[str, Tensor] = {}
@@ -105,6 +110,35 @@ def latest(root: Path, report: Callable[[str], None] = logger.warning) -> Path |
     return None
 
 
+@contextmanager
+def restoring(folder: Path) -> Iterator[None]:
+    """Around all that a restore of `folder` does: remembers, over kills and crashes, when it does not end well.
+
+    A CheckpointError is an answer (another config, other data), not a crash: it goes up and is not counted.
+    """
+    tries = _tries(folder)
+    tries.write_bytes(b"x" * (_count(tries) + 1))
+    try:
+        yield
+    except CheckpointError:
+        tries.unlink()
+        raise
+    tries.unlink()
+
+
+def set_aside(root: Path, report: Callable[[str], None] = logger.warning) -> None:
+    """Take what failed to be restored `TRIES` times off the list, where an older one is there to go on from."""
+    folders = [folder for _, folder in _listed(root)]
+    for number, folder in enumerate(folders):
+        if _count(_tries(folder)) < TRIES or not any(_is_valid(older) for older in folders[number + 1 :]):
+            continue
+        aside = folder.with_name(f".failed-{folder.name}")
+        _remove(aside)
+        folder.rename(aside)
+        _tries(folder).unlink()
+        report(f"{folder} could not be restored in {TRIES} tries: the one before it is used, and it is kept as {aside}")
+
+
 def prune(root: Path, keep: int) -> None:
     """Remove what is older than the newest `keep` (at least 2) steps that verify, and what killed writers left.
 
@@ -121,6 +155,8 @@ def prune(root: Path, keep: int) -> None:
                 kept.add(step)
         for leftover in [*root.glob(".partial-step-*"), *root.glob(".trash-step-*")]:
             _remove(leftover)
+        for tries in root.glob(".tries-step-*"):
+            tries.unlink()
     except OSError as error:
         raise CheckpointError(f"cannot remove old checkpoints in {root}: {error}") from error
 
@@ -128,6 +164,10 @@ def prune(root: Path, keep: int) -> None:
 def _split(value: object, key: str, tensors: dict[str, Tensor]) -> object:
     """`value` as JSON, its tensors moved into `tensors` and replaced by their names there."""
     if isinstance(value, Tensor):
+        if not value.isfinite().all():
+            raise CheckpointError(
+                f"{key} holds a number that is not finite: the training has diverged, and is not saved"
+            )
         name = f"{len(tensors)}:{key}"  # the number keeps names apart: {"a.b": x} and {"a": {"b": x}} have one key
         tensors[name] = value.detach().cpu().contiguous()
         return {TENSOR_KEY: name}
@@ -216,6 +256,15 @@ def _listed(root: Path) -> list[tuple[int, Path]]:
     matches = [match for match in map(LISTED.fullmatch, names) if match]
     matches.sort(key=lambda match: (int(match[1]), match[2] is None), reverse=True)
     return [(int(match[1]), root / match[0]) for match in matches]
+
+
+def _tries(folder: Path) -> Path:
+    return folder.with_name(f".tries-{folder.name}")
+
+
+def _count(tries: Path) -> int:
+    """One byte a try: what a kill leaves of it is a smaller number, never nonsense."""
+    return tries.stat().st_size if tries.exists() else 0
 
 
 def _require_space(root: Path, needed: int) -> None:

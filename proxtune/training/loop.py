@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from proxtune.config import Section
+from proxtune.errors import DivergedError, RewardError
 from proxtune.runs import Run, derive_seed
-from proxtune.training import checkpoint
+from proxtune.training import checkpoint, stop
 from proxtune.training.metrics import Metrics
 
 Watch = Callable[[int, Metrics], None]
@@ -20,14 +21,18 @@ class TrainingConfig(Section):
 
     steps: PositiveInt | None = Field(None, description="steps in all; by default what `epochs` comes to")
     epochs: float = Field(1.0, gt=0, description="passes over the data, where steps is not given")
-    save_every: NonNegativeInt = Field(50, description="steps between checkpoints; 0 keeps none")
+    save_every: NonNegativeInt = Field(50, description="steps between checkpoints; 0: only when the run is stopped")
     keep: PositiveInt = Field(2, ge=2, description="checkpoints that are kept")
     eval_every: NonNegativeInt = Field(0, description="steps between evaluations on held-out data; 0: at the end alone")
     samples: NonNegativeInt = Field(4, description="sampled answers a step that go into samples.jsonl")
 
 
 class Algorithm(Protocol):
-    """What can be trained. `state` must hold all that `step` reads and changes, but the batch."""
+    """What can be trained.
+
+    `state` holds all that `step` reads and changes, but the batch. Where `step` raises a RewardError, or opens a window
+    for signals (`stop.interruptible`), it has not changed any of that yet.
+    """
 
     def step(self, batch: Any) -> Metrics: ...
 
@@ -46,6 +51,14 @@ class Batches(Iterator[Any], Protocol):
     def load_state(self, state: Mapping[str, Any]) -> None: ...
 
 
+class Trained(TypedDict):
+    """What a step that is done leaves to be written down."""
+
+    metrics: Metrics
+    samples: list[dict[str, Any]]
+
+
+@stop.held()
 def fit(
     algorithm: Algorithm,
     batches: Batches,
@@ -63,39 +76,82 @@ def fit(
     back and made again. `evaluate` is called every `eval_every` steps and after the last one;
     it must not change the algorithm.
 
+    A signal (while `stop.listening`) or a failing reward ends the run with a checkpoint of where it stands: after the
+    current step; or before it, where the step had changed nothing; or between a step and its evaluation.
+
     Args:
         watch: called with each step's number and figures, for a progress bar.
+
+    Raises:
+        Stopped, RewardError: the checkpoint is written.
+        DivergedError: a loss or gradient is not finite; the step's figures are logged, and nothing was moved by it.
     """
-    start = restore(algorithm, batches, run)
-    run.rewind(start)
-    for step in range(start + 1, steps + 1):
-        torch.manual_seed(derive_seed(seed, "step", step))  # dropout: the only draws without a generator of their own
-        began = time.perf_counter()
-        metrics = algorithm.step(next(batches))
-        metrics["time/step"] = time.perf_counter() - began
-        if "tokens" in metrics:
-            metrics["time/tokens_per_second"] = metrics["tokens"] / metrics["time/step"]
-        if evaluate is not None and _due(step, config.eval_every, steps):
-            metrics |= evaluate()
-        run.log(step, metrics)
-        if config.samples:
-            run.log_samples(step, [dict(row) for row in algorithm.samples()[: config.samples]])
+    step, trained = restore(algorithm, batches, run)
+    run.rewind(step if trained is None else step - 1)
+
+    def save(place: dict[str, Any]) -> None:
+        state = {"algorithm": algorithm.state(), "batches": place, "trained": trained}
+        checkpoint.save(run.checkpoints, step, state)
+        checkpoint.prune(run.checkpoints, config.keep)
+
+    while step < steps or trained is not None:
+        place = batches.state()
+        try:
+            if trained is None:
+                trained = _train(algorithm, next(batches), step + 1, seed, config.samples)
+                step, place = step + 1, batches.state()
+            if evaluate is not None and _due(step, config.eval_every, steps):
+                trained["metrics"] |= _evaluate(evaluate, step, seed)
+        except DivergedError as error:
+            run.log(step + 1, error.figures)
+            raise
+        except (stop.Stopped, RewardError) as error:
+            save(place)
+            error.add_note(f"stopped at step {step} of {steps}; checkpoint saved")
+            raise
+        run.log(step, trained["metrics"])
+        run.log_samples(step, trained["samples"])
         if watch is not None:
-            watch(step, metrics)
-        if config.save_every and _due(step, config.save_every, steps):
-            checkpoint.save(run.checkpoints, step, {"algorithm": algorithm.state(), "batches": batches.state()})
-            checkpoint.prune(run.checkpoints, config.keep)
+            watch(step, trained["metrics"])
+        trained, stopping = None, stop.noted()
+        if stopping or (config.save_every and _due(step, config.save_every, steps)):
+            save(place)
+        if stopping:
+            stopping.add_note(f"stopped at step {step} of {steps}; checkpoint saved")
+            raise stopping
 
 
-def restore(algorithm: Algorithm, batches: Batches, run: Run) -> int:
-    """Load the newest checkpoint that verifies; returns its step, or 0 where there is none."""
+def restore(algorithm: Algorithm, batches: Batches, run: Run) -> tuple[int, Trained | None]:
+    """Load the newest checkpoint that verifies, and that did not fail to load twice.
+
+    Returns:
+        Its step, 0 where there is none; and what is to be written down of that step, where it was not evaluated yet.
+    """
+    checkpoint.set_aside(run.checkpoints)
     folder = checkpoint.latest(run.checkpoints)
     if folder is None:
-        return 0
-    step, state = checkpoint.load(folder)
-    algorithm.load_state(state["algorithm"])
-    batches.load_state(state["batches"])
-    return step
+        return 0, None
+    with checkpoint.restoring(folder):
+        step, state = checkpoint.load(folder)
+        algorithm.load_state(state["algorithm"])
+        batches.load_state(state["batches"])
+    return step, state["trained"]
+
+
+def _train(algorithm: Algorithm, batch: Any, step: int, seed: int, samples: int) -> Trained:
+    torch.manual_seed(derive_seed(seed, "step", step))  # dropout: the only draws without a generator of their own
+    began = time.perf_counter()
+    metrics = algorithm.step(batch)
+    metrics["time/step"] = time.perf_counter() - began
+    if "tokens" in metrics:
+        metrics["time/tokens_per_second"] = metrics["tokens"] / metrics["time/step"]
+    return {"metrics": metrics, "samples": [dict(row) for row in algorithm.samples()[:samples]]}
+
+
+def _evaluate(evaluate: Callable[[], Metrics], step: int, seed: int) -> Metrics:
+    torch.manual_seed(derive_seed(seed, "evaluation", step))  # the same in the process that takes up the step
+    with stop.interruptible():
+        return evaluate()
 
 
 def _due(step: int, every: int, last: int) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -9,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from proxtune.config import Section
-from proxtune.errors import ProxtuneError
+from proxtune.errors import DivergedError
 
 
 class OptimConfig(Section):
@@ -45,9 +46,9 @@ class Optimizer:
         groups: name -> weights; an empty group is left out.
         rates: peak learning rates that differ from `config.learning_rate`.
         total: steps of the whole run, for the schedule; 0 keeps the rates constant.
+        patience: steps in a row that are not finite at which the run stops. 1 for fixed data, where the step would be
+            the same again; more where the next step samples anew.
     """
-
-    patience = 3  # non-finite steps in a row that are skipped before the run stops
 
     def __init__(
         self,
@@ -56,8 +57,9 @@ class Optimizer:
         *,
         total: int = 0,
         rates: Mapping[str, float] | None = None,
+        patience: int = 3,
     ) -> None:
-        self.config, self.total = config, total
+        self.config, self.total, self.patience = config, total, patience
         self.groups = {name: list(weights) for name, weights in groups.items() if weights}
         self.peaks = {name: (rates or {}).get(name, config.learning_rate) for name in self.groups}
         self.skipped_in_a_row = 0
@@ -75,29 +77,37 @@ class Optimizer:
         for group, peak in zip(self.adam.param_groups, self.peaks.values(), strict=True):
             group["lr"] = peak * factor
 
-    def apply(self) -> dict[str, float]:
-        """Clip, move, and forget the gradients.
+    def apply(self, figures: Mapping[str, float] = MappingProxyType({})) -> dict[str, float]:
+        """Clip, move, and forget the gradients. A loss or a gradient that is not finite moves nothing.
 
-        A gradient that is not finite moves nothing; the third such step in a row stops the run.
+        Args:
+            figures: what is known of the step; a `loss` among them must be finite.
 
         Returns:
-            The gradient norm of each group before clipping, `gradient/<group>`, and `gradient/skipped`, 1.0 or 0.0.
+            The figures, the gradient norm of each group before clipping, `gradient/<group>`, and `gradient/skipped`,
+            1.0 or 0.0.
+
+        Raises:
+            DivergedError: `patience` steps in a row were not finite.
         """
         norms = {
-            name: float(nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm))
+            f"gradient/{name}": float(nn.utils.clip_grad_norm_(weights, self.config.max_grad_norm))
             for name, weights in self.groups.items()
         }
-        finite = all(math.isfinite(norm) for norm in norms.values())
-        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
-        if finite:
+        losses = {name: x for name, x in figures.items() if name.rpartition("/")[2] == "loss"}
+        wild = [f"{name} {x}" for name, x in (losses | norms).items() if not math.isfinite(x)]
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if wild else 0
+        if not wild:
             self.adam.step()
         self.adam.zero_grad(set_to_none=True)
+        told = {**figures, **norms, "gradient/skipped": float(bool(wild))}
         if self.skipped_in_a_row >= self.patience:
-            raise ProxtuneError(
-                f"the gradient was not finite {self.patience} steps in a row ({norms}); nothing was moved by them. "
-                "Lower optim.learning_rate, or look for a reward or a value that explodes"
+            raise DivergedError(
+                f"not finite: {', '.join(wild)} (optimiser steps in a row: {self.skipped_in_a_row}); the weights were "
+                "not moved. Lower optim.learning_rate, or look for data or a reward that explodes",
+                told,
             )
-        return {f"gradient/{name}": norm for name, norm in norms.items()} | {"gradient/skipped": float(not finite)}
+        return told
 
     @property
     def learning_rate(self) -> float:

@@ -16,21 +16,20 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(BaseException):  # like KeyboardInterrupt no Exception: `except Exception` must not swallow it
-    """The process was asked to end, by this `signal`; its exit code is to be 128 + that.
+    """The process was asked to end by the signal `number`; its exit code is to be 128 + that.
 
-    Args:
-        resumable: whether the same command with `--resume` goes on from here.
+    A note (`add_note`) says what was saved; without one there was nothing to save.
     """
 
-    def __init__(self, number: int, message: str = "stopped", *, resumable: bool = False) -> None:
-        super().__init__(message)
-        self.signal, self.resumable = number, resumable
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number = number
 
 
 @dataclass
 class _State:
-    noted: int | None = None  # the signal that came
-    held: bool = False  # it waits
+    noted: Stopped | None = None  # the signal that came
+    held: bool = False  # whether it waits
     process: int = 0  # who listens
 
 
@@ -68,7 +67,7 @@ def held() -> Iterator[None]:
     finally:
         _state.held = before
     if _state.noted is not None and not before:
-        raise Stopped(_state.noted)
+        raise _state.noted
 
 
 @contextmanager
@@ -82,14 +81,14 @@ def interruptible() -> Iterator[None]:
     try:
         _state.held = False
         if _state.noted is not None:
-            raise Stopped(_state.noted)
+            raise _state.noted
         yield
     finally:
         _state.held = before
 
 
-def noted() -> int | None:
-    """The signal that waits, if any."""
+def noted() -> Stopped | None:
+    """What the signal that waits will raise, if there is one."""
     return _state.noted
 
 
@@ -99,7 +98,7 @@ def _note(number: int, _: FrameType | None) -> None:
             signal.signal(each, signal.SIG_DFL)  # the next one kills, even in the middle of a long operation of torch
     if os.getpid() != _state.process:  # a forked worker, which has nothing to finish
         os.kill(os.getpid(), number)
-    _state.noted = number
+    _state.noted = Stopped(number)
     if not _state.held:
-        raise Stopped(number)
+        raise _state.noted
     os.write(2, b"\nstopping after this step; a second signal stops at once, without a checkpoint\n")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from proxtune.errors import ProxtuneError
+from proxtune.errors import DivergedError
 from proxtune.training import checkpoint
 from proxtune.training.optim import OptimConfig, Optimizer, schedule_factor
 
@@ -138,9 +138,34 @@ def test_tr3_the_third_such_step_in_a_row_stops_the_run() -> None:
     broken_step()
     broken_step()
     before = weight.detach().clone()
-    with pytest.raises(ProxtuneError, match=r"not finite 3 steps in a row .*'model': nan.*Lower optim\.learning_rate"):
+    with pytest.raises(
+        DivergedError, match=r"not finite: gradient/model nan .*in a row: 3.*Lower optim\.lear"
+    ) as caught:
         broken_step()
+    assert caught.value.figures["gradient/skipped"] == 1
     assert torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("name", ["loss", "value/loss"])
+def test_tr3_a_loss_that_is_not_finite_moves_nothing_though_its_gradient_is(name: str) -> None:
+    (weight,) = weights(2)
+    optimizer = Optimizer({"model": [weight]}, OptimConfig(), patience=1)
+    before = weight.detach().clone()
+    weight.grad = torch.ones(2)
+    with pytest.raises(DivergedError, match=rf"not finite: {name} inf \(optimiser steps in a row: 1\)") as caught:
+        optimizer.apply({name: math.inf, "ratio": 1.0})
+    assert torch.equal(weight, before)
+    assert caught.value.figures == {
+        name: math.inf, "ratio": 1.0, "gradient/model": pytest.approx(2**0.5), "gradient/skipped": 1.0
+    }  # fmt: skip
+
+
+def test_figures_that_are_no_loss_may_be_anything() -> None:
+    (weight,) = weights(2)
+    weight.grad = torch.ones(2)
+    told = Optimizer({"model": [weight]}, OptimConfig()).apply({"explained_variance": -math.inf, "loss": 1.0})
+    assert told["gradient/skipped"] == 0
+    assert told["explained_variance"] == -math.inf
 
 
 def test_a_weight_without_a_gradient_stays() -> None:
