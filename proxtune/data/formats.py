@@ -44,9 +44,14 @@ ROLES = {
     "user": "user",
     "assistant": "assistant",
     "tool": "tool",
-    "human": "user",
+    "human": "user",  # from here on the names of ShareGPT and of what followed it
     "gpt": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "observation": "tool",
 }
+CALLS = ("tool_calls", "function_call")  # keys of a message
 RATABLE: tuple[Format, ...] = ("messages", "prompt/completion", "text")  # what scores may be about
 CONVERSATIONS = ("messages", "conversations")
 RATINGS = ("scores", "ratings", "rating")
@@ -197,7 +202,13 @@ def _message(value: object, key: str) -> Message:
     if not isinstance(value, Mapping):
         raise MalformedRowError(f"{key}: got {_kind(value)}, expected a message with role and content")
     names = ("from", "value") if "from" in value else ("role", "content")
-    role, content = (_string(value, name) for name in names)
+    role = _string(value, names[0])
+    if role == "function_call" or any(value.get(call) for call in CALLS):
+        raise MalformedRowError(
+            f"{key}: a call of a tool, which only a model's own template can write out; "
+            "give it as the text that the assistant should write"
+        )
+    content = _string(value, names[1])
     if role not in ROLES:
         raise MalformedRowError(f"{key}: role {role!r}, expected one of {', '.join(ROLES)}")
     return Message(ROLES[role], content)
@@ -220,7 +231,7 @@ def _conversation_key(row: Row) -> str:
 
 def _conversation(row: Row, kind: Format, where: str) -> Completion | Prompt:
     key = _conversation_key(row)
-    turns, columns = _turns(row, key), _others(row, key)
+    turns, columns = _with_system(row, _turns(row, key)), _others(row, key, "system")
     answered = turns[-1].role == "assistant"
     if answered != (kind == "messages"):
         expected = "the assistant's" if kind == "messages" else "the user's"
@@ -230,6 +241,16 @@ def _conversation(row: Row, kind: Format, where: str) -> Completion | Prompt:
     if len(turns) == 1:
         raise MalformedRowError(f"{key}: got one turn of the assistant, expected a turn before it")
     return Completion(turns[:-1], turns[-1].content, where, columns)
+
+
+def _with_system(row: Row, turns: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The turns after the row's own `system`, as ShareGPT files have it; null and "" are none."""
+    system = row.get("system") or ""
+    if not isinstance(system, str):
+        raise MalformedRowError(f"system: got {_kind(system)}, expected a string")
+    if system and turns[0].role == "system":
+        raise MalformedRowError("system: the conversation begins with a system turn too; expected one of the two")
+    return (Message("system", system), *turns) if system else turns
 
 
 def _prompt(row: Row, key: str, chat: bool) -> PromptLike:
@@ -263,6 +284,8 @@ def _preference(row: Row, where: str, chat: bool) -> Preference:
     key = "prompt" if "prompt" in row else _conversation_key(row)
     prompt = _prompt(row, key, chat) if key in row else ""
     columns = _others(row, key, "chosen", "rejected")
+    if key in CONVERSATIONS and not isinstance(prompt, str):
+        prompt, columns = _with_system(row, prompt), _others(columns, "system")
     if isinstance(_value(row, "chosen"), str) or isinstance(_value(row, "rejected"), str):
         return Preference(prompt, _string(row, "chosen"), _string(row, "rejected"), where, columns)
     chosen, rejected = _turns(row, "chosen"), _turns(row, "rejected")

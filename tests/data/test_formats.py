@@ -100,6 +100,52 @@ def test_a_rating_of_what_nobody_wrote_is_a_column_or_malformed() -> None:
         parse({"text": "t"}, "rated", "")
 
 
+def share(*turns: str) -> list[dict[str, str]]:
+    return [dict(zip(("from", "value"), turn.split(": "), strict=True)) for turn in turns]
+
+
+@pytest.mark.parametrize("name", ["gpt", "chatgpt", "bing", "bard", "assistant"])
+def test_sharegpt_names_the_assistant_in_many_ways(name: str) -> None:
+    row = {"conversations": share("system: s", "human: q", f"{name}: a")}
+    assert parse(row, detect(row), "") == Completion((Message("system", "s"), USER), "a")
+
+
+def test_sharegpt_keeps_the_system_turn_apart_and_calls_what_a_tool_says_an_observation() -> None:
+    row = {"conversations": share("human: q", "gpt: look", "observation: 3", "gpt: a"), "system": "s", "id": 7}
+    turns = (Message("system", "s"), USER, Message("assistant", "look"), Message("tool", "3"))
+    assert parse(row, detect(row), "") == Completion(turns, "a", columns={"id": 7})
+    for nothing in ("", None):
+        assert parse({"messages": [ASKED, ANSWER], "system": nothing}, "messages", "") == Completion((USER,), "a")
+
+
+def test_sharegpt_pairs_have_a_system_turn_too() -> None:
+    row = {
+        "conversations": share("human: q", "gpt: b", "human: again"),
+        "chosen": share("gpt: good")[0],
+        "rejected": share("gpt: bad"),
+        "system": "s",
+    }
+    turns = (Message("system", "s"), USER, Message("assistant", "b"), Message("user", "again"))
+    assert parse(row, detect(row), "") == Preference(turns, "good", "bad")
+
+
+CALL = [{"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"from": "function_call", "value": '{"name": "add"}'},
+        {"role": "assistant", "content": None, "tool_calls": CALL},
+        {"role": "assistant", "content": "", "function_call": {"name": "add"}},
+    ],
+)
+def test_a_call_of_a_tool_is_refused_and_not_learnt_without_the_call(turn: dict[str, Any]) -> None:
+    row = {"messages": [ASKED, turn, {"role": "tool", "content": "3"}, ANSWER]}
+    with pytest.raises(MalformedRowError, match=r"messages\[1\]: a call of a tool, .* give it as the text"):
+        detect(row)
+
+
 def test_a_prompt_given_apart_keeps_its_system_turn() -> None:
     system = {"role": "system", "content": "s"}
     row = {"prompt": [system, ASKED], "chosen": [ASKED, ANSWER], "rejected": [ASKED, OTHER]}
@@ -167,6 +213,8 @@ def test_dl1_a_label_that_is_no_class_is_malformed(label: object) -> None:
         ({"messages": [ASKED]}, "messages", "the last turn is of 'user', expected the assistant's"),
         ({"messages": [ASKED, ANSWER]}, "messages/prompt", "the last turn is of 'assistant', expected the user's"),
         ({"messages": [ANSWER]}, "messages", "expected a turn before it"),
+        ({"messages": [ASKED, ANSWER], "system": 3}, "messages", "system: got a number"),
+        ({"messages": [{"role": "system", "content": "s"}, ANSWER], "system": "s"}, "messages", "one of the two"),
         ({"prompt": "p", "completion": [ASKED]}, "prompt/completion", "one turn of the assistant"),
         ({"instruction": "i", "input": 3, "output": "o"}, "alpaca", "input: got a number"),
         ({"chosen": "a", "rejected": None}, "chosen/rejected", "rejected: got null"),
