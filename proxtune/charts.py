@@ -35,6 +35,7 @@ STYLE = (
     ".chart .hit:hover{fill:currentColor;fill-opacity:.45}.chart .band{fill-opacity:.2}"
     ".chart .line{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}"
     ".chart .interval{stroke:currentColor;stroke-width:1.4;stroke-opacity:.75;fill:none}"
+    ".chart .mark{stroke:currentColor;stroke-width:1.2;stroke-dasharray:3 3;stroke-opacity:.7}"
     + "".join(f".stroke-{i}{{stroke:var(--series-{i})}}.fill-{i}{{fill:var(--series-{i})}}" for i in range(len(_LIGHT)))
 )
 
@@ -46,11 +47,13 @@ def line_chart(
     x_label: str,
     y_label: str,
     bands: Mapping[str, Sequence[Band]] | None = None,
+    marks: Mapping[float, str] | None = None,
 ) -> str:
     """One SVG with a curve for each named series; a point that is not finite leaves a gap.
 
-    `bands` shade an area (an interval, a spread) in the colour of the series of that name. A curve of more than
-    MOST_POINTS points is drawn through the extremes of its stretches, so that no spike is lost.
+    `bands` shade an area (an interval, a spread) in the colour of the series of that name; `marks` are places on the
+    x axis, with what happened there. A curve of more than MOST_POINTS points is drawn through the extremes of its
+    stretches, so that no spike is lost.
     """
     bands = bands or {}
     ends = [(x, y) for name in bands for x, low, high in bands[name] for y in (low, high)]
@@ -65,6 +68,7 @@ def line_chart(
         body += [_band(part, x_axis, y_axis, index) for part in _unbroken(bands.get(name, ()))]
     for index, points in enumerate(series.values()):
         body += [_line(part, x_axis, y_axis, index) for part in _unbroken(points)]
+    body += [_mark(x_axis(x), y_axis, text) for x, text in (marks or {}).items() if x_axis.low <= x <= x_axis.high]
     for name, points in series.items():
         body.append(_titles(name if len(series) > 1 else y_label, points, x_axis, y_axis, x_label))
     return _svg(title, HEIGHT, "".join(body))
@@ -231,6 +235,11 @@ def _band(points: Sequence[Band], x_axis: _Axis, y_axis: _Axis, index: int) -> s
     lower = [f"{x_axis(x)} {y_axis(low)}" for x, low, _ in reversed(points)]
     outline = "L".join(upper + lower)
     return f'<path class="band fill-{index % len(_LIGHT)}" d="M{outline}Z"/>'
+
+
+def _mark(x: float, y_axis: _Axis, text: str) -> str:
+    line = f'<path class="mark" d="M{x} {y_axis.start:g}V{y_axis.end:g}"/>'
+    return f"<g>{line}<title>{escape(text)}</title></g>"
 
 
 def _titles(name: str, points: Sequence[Point], x_axis: _Axis, y_axis: _Axis, x_label: str) -> str:

@@ -102,8 +102,8 @@ def _trend(values: Sequence[float]) -> int:
     threshold="`length/mean` grew by half or halved, in step with a rising `score/mean` (correlation beyond ±0.8): "
     "watch, and sick when 90% of the answers are cut that were not, or they have at most 2 tokens",
     usually_means="the reward pays for length, not for what is said",
-    try_="set ppo.truncation=penalty; add a reward that takes length back out; train the reward model on pairs of "
-    "equal length",
+    try_="add a reward that takes length back out; where answers grow, set ppo.truncation=penalty; train the reward "
+    "model on pairs of equal length",
 )
 def _length_exploitation(rows: Rows, _: Options) -> Verdict:
     start, now = first(rows, "length/mean"), last(rows, "length/mean")

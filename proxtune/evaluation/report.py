@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup  # marks what charts.py has escaped already
 
 from proxtune.charts import STYLE, Band, Point, line_chart, number, table
+from proxtune.evaluation.health import CHECKS, Finding, Health
 from proxtune.runs import Row, Run, write_atomic
 
 MOST_SAMPLE_STEPS, MOST_SAMPLES_A_STEP = 12, 8
@@ -70,6 +71,9 @@ METRICS = {
     ),
     "value/loss": Metric("Value loss", "squared error", "Half the squared error of the critic, clipped."),
     "value/clip_fraction": Metric("Clipped values", "share", "Tokens whose value moved past the clip range."),
+    "judge": Metric(
+        "Judges", "mean score", "Held-out answers by judges that are never trained on; falls in a hacked run."
+    ),
     "ptx/loss": Metric(
         "Loss of the mixed-in texts", "nats a token", "Of the rows that PPO-ptx mixes into the updates."
     ),
@@ -125,6 +129,7 @@ def write_report(run: Run, *, parts: Sequence[Run] = (), extra: Sequence[Block] 
 def _section(run: Run) -> dict[str, Any]:
     """What the template shows of one run."""
     rows, samples, manifest = run.metrics(), run.samples(), run.manifest()
+    health = Health.of(run)
     shown = _chosen_samples(samples)
     known = [name for name in COLUMNS if any(name in row for row in shown)]
     others = sorted({name for row in shown for name in row} - set(COLUMNS))
@@ -132,7 +137,9 @@ def _section(run: Run) -> dict[str, Any]:
         "name": run.path.resolve().name,
         "summary": _summary(rows),
         "tiles": list(_tiles(rows)),
-        "figures": list(_figures(rows)),
+        "health": health,
+        "checks": len(CHECKS),
+        "figures": list(_figures(rows, health.findings)),
         "smoothed": any(len(points) > SMOOTH_FROM for points in _series(rows).values()),
         "columns": known + others,
         "samples": shown,
@@ -185,6 +192,8 @@ def _tiles(rows: Sequence[Row]) -> Iterator[dict[str, str]]:
 def _family(name: str) -> tuple[str, str]:
     """The chart that a metric belongs to, and what its curve is called there."""
     group, _, rest = name.partition("/")
+    if group == "judge":
+        return group, rest
     if group == "eval" and rest:
         return "score/mean" if rest == "score" else rest, "held out"
     if group == "gradient" and rest != "skipped":
@@ -192,8 +201,8 @@ def _family(name: str) -> tuple[str, str]:
     return name, "training"
 
 
-def _figures(rows: Sequence[Row]) -> Iterator[dict[str, str]]:
-    """A chart for each family of metrics, the known ones first."""
+def _figures(rows: Sequence[Row], findings: Sequence[Finding]) -> Iterator[dict[str, str]]:
+    """A chart for each family of metrics, the known ones first; findings are marked where they were found."""
     families: dict[str, dict[str, list[Point]]] = {}
     for name, points in _series(rows).items():
         family, curve = _family(name)
@@ -205,6 +214,7 @@ def _figures(rows: Sequence[Row]) -> Iterator[dict[str, str]]:
         chart = line_chart(
             {curve: line for curve, (line, _) in drawn.items()},
             bands={curve: band for curve, (_, band) in drawn.items()},
+            marks={f.step: f"step {f.step}: {f.name}" for f in findings if f.metric == family},
             title=metric.title,
             x_label="step",
             y_label=metric.unit,

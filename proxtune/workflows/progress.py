@@ -1,13 +1,19 @@
-"""What a person sees while a run trains: a bar with the time left and the figures that matter."""
+"""What a person sees while a run trains: a bar with the time left, its main figures, and what is wrong with them."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+from proxtune.evaluation.health import Finding, Health
+from proxtune.runs import Run
 from proxtune.training.metrics import Metrics
 
 # The figures on the bar, in this order, where a run has them.
@@ -22,13 +28,19 @@ SHOWN = {
     "time/tokens_per_second": "tokens/s",
 }
 QUIET_SECONDS = 30.0  # between lines where there is no terminal
+COLOURS = {"sick": "red", "watch": "yellow"}
 
 
 class Progress:
-    """A live bar on a terminal; elsewhere a line every half minute and at the end."""
+    """A live bar with a panel of findings on a terminal; elsewhere a line every half minute, and one a finding.
 
-    def __init__(self, title: str, steps: int, console: Console) -> None:
-        self.steps, self.console, self.title = steps, console, title
+    Args:
+        options: the run's config, nested.
+    """
+
+    def __init__(self, title: str, steps: int, console: Console, run: Run, options: Mapping[str, Any]) -> None:
+        self.steps, self.console, self.title, self.run = steps, console, title, run
+        self.health = Health(options)
         self.bar = RichProgress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -38,29 +50,56 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=console,
-            disable=not console.is_terminal,
         )
+        self.live = Live(get_renderable=self.show, console=console, refresh_per_second=4)
         self.task = self.bar.add_task(title, total=steps, figures="")
         self.spoke = self.began = time.monotonic()
         self.first: int | None = None
 
     def __enter__(self) -> Self:
-        self.bar.start()
+        if self.console.is_terminal:
+            self.live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        if self.console.is_terminal:
+            self.live.stop()
+        self.console.print(f"health  {self.health}", highlight=False, soft_wrap=True)
 
     def __call__(self, step: int, metrics: Metrics) -> None:
+        rows = [{"step": step, **metrics}] if self.health.rows else self.run.metrics()  # with those before a resume
+        new = [finding for row in rows for finding in self.health.add(row)]
         figures = "  ".join(f"{label} {metrics[name]:.3g}" for name, label in SHOWN.items() if name in metrics)
         self.bar.update(self.task, completed=step, figures=figures)
-        now = time.monotonic()
         self.first = step - 1 if self.first is None else self.first
-        if not self.console.is_terminal and (now - self.spoke > QUIET_SECONDS or step == self.steps):
+        if not self.console.is_terminal:
+            self.speak(step, figures, new)
+
+    def speak(self, step: int, figures: str, new: list[Finding]) -> None:
+        """Print what is due where nothing can be drawn over."""
+        for finding in new:
+            self.console.print(described(finding), highlight=False, soft_wrap=True)
+        now = time.monotonic()
+        if now - self.spoke > QUIET_SECONDS or step == self.steps:
+            assert self.first is not None
             left = (now - self.began) / (step - self.first) * (self.steps - step)
             self.console.print(
                 f"{self.title} {step}/{self.steps}  {left:.0f} s left  {figures}", highlight=False, soft_wrap=True
             )
             self.spoke = now
+
+    def show(self) -> RenderableType:
+        """The bar, and below it the findings so far, the worst first; those that are over are dimmed."""
+        lines = [f"[dim]{described(f)}[/dim]" if self.health.passed(f) else described(f) for f in self.health.findings]
+        return Group(self.bar, Panel("\n".join(lines), title="health", title_align="left")) if lines else self.bar
+
+
+def described(finding: Finding) -> str:
+    """A finding in two lines of markup."""
+    colour = COLOURS[finding.level]
+    return (
+        f"[{colour}]{finding.level}[/{colour}]  step {finding.step}  [bold]{finding.name}[/bold]: "
+        f"{escape(finding.what)}\n       try: {escape(finding.try_)}"
+    )

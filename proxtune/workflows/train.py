@@ -32,7 +32,7 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
             console.print(f"{run.path} is finished: {job.steps} steps, model in {run.model}. Nothing left to do.")
             return run
         began = time.perf_counter()
-        with Progress(job.command, job.steps, console) as progress:
+        with Progress(job.command, job.steps, console, run, job.config.model_dump(mode="json")) as progress:
             fit(
                 job.algorithm,
                 job.batches,
