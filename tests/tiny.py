@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from proxtune.models.language_model import LanguageModel
+from proxtune.models.lstm import LSTM, LSTMConfig
 from proxtune.models.transformer import Transformer, TransformerConfig
 
 LETTERS = ["<|pad|>", "<|eos|>", *"abcdefghijklmnopqrstuvwxyz ."]
@@ -56,8 +57,10 @@ FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
     "own": lambda: Transformer(TransformerConfig(**WIDTH)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**LLAMA, **SLIDING, use_sliding_window=True)),
     "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**WIDTH, **GPT2)),
+    "lstm": lambda: LSTM(LSTMConfig(**WIDTH)),
     "gemma3": lambda: Gemma3ForCausalLM(Gemma3TextConfig(**LLAMA, **SLIDING, head_dim=8, final_logit_softcapping=5.0)),
 }
+ADAPTABLE = [family for family in FAMILIES if family != "lstm"]  # LoRA wants blocks of linear layers
 
 
 def letter_tokenizer(*, pad_is_eos: bool = False) -> PreTrainedTokenizerFast:

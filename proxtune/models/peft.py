@@ -77,7 +77,9 @@ def _linear_layers(module: nn.Module, top: int | None) -> list[str]:
     """Names of the linear layers inside the blocks, or the top `top` of them; the head is not one."""
     lists = [(len(part), name) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
     if not lists:
-        raise ModelError(f"{type(module).__name__} has no list of blocks to put adapters in; set tuning.kind=full")
+        raise ModelError(
+            f"{type(module).__name__} has no blocks of linear layers to put adapters in; set tuning.kind=full"
+        )
     blocks, path = max(lists)
     if top is not None and top > blocks:
         raise ModelError(f"tuning.top_layers is {top}, but the model has {blocks} blocks; set at most {blocks}")

@@ -1,32 +1,63 @@
-"""A preallocated key/value cache in which every row has its own length.
+"""What a model remembers of the tokens it has read, every row with its own length.
 
-Row b keeps its sequence in slots 0, 1, 2, …, without left padding, so rows of different lengths share a batch, leave it
-when they are done, and can be joined by others.
+Rows are padded on the right only, so rows of different lengths share a batch and leave it when they are done. A decoder
+keeps the sequence of row b in slots 0, 1, 2, … of a preallocated key/value cache; an LSTM keeps one state a row.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import Cache
 
 from proxtune.models.language_model import LanguageModel
+from proxtune.models.lstm import LSTM, State
+
+
+class Memory(Protocol):
+    """What the engine carries from pass to pass, and hands to the model as its cache."""
+
+    def place(self, positions: Tensor, real: Tensor | None) -> Any:
+        """Get ready for a pass at `positions` [B, S], with tokens where `real` (None: everywhere); returns its mask."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all rows but these."""
+
+
+def memory_for(model: LanguageModel, slots: int) -> Memory:
+    """The memory that the model's architecture uses, empty; `slots` is the length of the longest row to come."""
+    return RowState() if isinstance(model.module, LSTM) else RowCache(model, slots)
+
+
+class RowState:
+    """An LSTM's (h, c) of each row, at that row's own last token."""
+
+    def __init__(self) -> None:
+        self.state: State | None = None
+
+    def place(self, positions: Tensor, real: Tensor | None) -> Tensor | None:  # noqa: ARG002 (it counts by itself)
+        return real
+
+    def keep(self, rows: Tensor) -> None:
+        assert self.state is not None
+        h, c = self.state
+        self.state = h[:, rows], c[:, rows]
 
 
 class RowCache(Cache):
     """Each layer's keys and values [B, heads, slots, d]; a pass writes at `positions` and reads slots below `limit`."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, model: LanguageModel, slots: int) -> None:
         super().__init__(layers=[])
-        self.slots = slots
+        self.model, self.slots = model, slots
         self.keys: list[Tensor] = []
         self.stored: list[Tensor] = []
         self.positions = torch.empty(0)
         self.limit = 0
 
-    def place(self, positions: Tensor) -> None:
-        """Say where the next pass writes. positions: [B, S]."""
+    def place(self, positions: Tensor, real: Tensor | None) -> Any:  # noqa: ARG002 (none sees the padding after it)
         self.positions, self.limit = positions, int(positions.max()) + 1
+        return attend(self.model, positions, self.limit)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -42,7 +73,6 @@ class RowCache(Cache):
         return keys[:, :, : self.limit], stored[:, :, : self.limit]
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these."""
         self.keys = [x[rows] for x in self.keys]
         self.stored = [x[rows] for x in self.stored]
 
@@ -51,15 +81,15 @@ class RowCache(Cache):
         return self.limit
 
 
-def attend(model: LanguageModel, cache: RowCache, positions: Tensor) -> Any:
-    """The attention mask of a pass at `positions` [B, S]: each query sees the slots up to its own.
+def attend(model: LanguageModel, positions: Tensor, limit: int) -> Any:
+    """The attention mask of a pass at `positions` [B, S] over `limit` slots: each query sees those up to its own.
 
     Returns:
         [B, 1, S, limit], to be added to the attention scores (eager attention takes no other), or one for each kind of
         layer where the model mixes full and sliding attention.
     """
     config = model.module.config.get_text_config()
-    back = positions[:, None, :, None] - torch.arange(cache.limit, device=positions.device)
+    back = positions[:, None, :, None] - torch.arange(limit, device=positions.device)
     is_past = back >= 0
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())

@@ -1,4 +1,4 @@
-"""Batched sampling on a preallocated key/value cache.
+"""Batched sampling that remembers what it has read: a key/value cache, or the state of an LSTM.
 
 Each token is computed once. Its log-prob, the entropy of its distribution and the value of its state come out of the
 same pass, so that PPO needs no second forward of the policy. Rows that have ended leave the batch.
@@ -14,7 +14,7 @@ from proxtune.data.collate import Tokens, pad
 from proxtune.models.heads import ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.objectives import token_entropy
-from proxtune.rollouts.cache import RowCache, attend
+from proxtune.rollouts.cache import Memory, memory_for
 from proxtune.rollouts.rollout import Rollout, check_room
 from proxtune.rollouts.sampling import SamplingConfig, next_tokens
 
@@ -42,11 +42,11 @@ def decode(
     """Yield the tokens of all running rows, step by step, until every row has met a stop token or the length limit."""
     check_room(model, prompts, config)
     ids, lengths = (x.to(model.device) for x in pad(prompts))
-    cache = RowCache(int(lengths.max()) + config.max_new_tokens)
+    memory = memory_for(model, int(lengths.max()) + config.max_new_tokens)
     positions = torch.arange(ids.shape[1], device=model.device).expand_as(ids)
     rows, stops = torch.arange(len(prompts), device=model.device), torch.tensor(model.stop_ids, device=model.device)
     seen = [list(prompt) for prompt in prompts]
-    hidden = _advance(model, cache, ids, positions)[rows, lengths - 1]
+    hidden = _advance(model, memory, ids, positions, positions < lengths[:, None])[rows, lengths - 1]
     for t in range(config.max_new_tokens):
         logits = model.logits(hidden)
         tokens, logprobs = next_tokens(
@@ -61,8 +61,8 @@ def decode(
             return
         if not running.all():
             rows, tokens = rows[running], tokens[running]
-            cache.keep(running)
-        hidden = _advance(model, cache, tokens[:, None], (lengths[rows] + t)[:, None])[:, 0]
+            memory.keep(running)
+        hidden = _advance(model, memory, tokens[:, None], (lengths[rows] + t)[:, None])[:, 0]
 
 
 def sample(
@@ -95,6 +95,8 @@ def sample(
     )
 
 
-def _advance(model: LanguageModel, cache: RowCache, ids: Tensor, positions: Tensor) -> Tensor:
-    cache.place(positions)
-    return model.hidden(ids, positions=positions, mask=attend(model, cache, positions), cache=cache)
+def _advance(
+    model: LanguageModel, memory: Memory, ids: Tensor, positions: Tensor, real: Tensor | None = None
+) -> Tensor:
+    mask = memory.place(positions, real)
+    return model.hidden(ids, positions=positions, mask=mask, cache=memory)

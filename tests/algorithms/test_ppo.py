@@ -484,9 +484,14 @@ def test_micro_batches_change_no_result(tuning: TuningConfig, size: int, options
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"), [*((family, "shared") for family in FAMILIES), ("llama", "separate"), ("own", "separate")]
+    ("family", "kind", "tuning"),
+    [
+        *((family, "shared", LORA) for family in ADAPTABLE),
+        *((family, "shared", FULL) for family in FAMILIES),
+        *((family, "separate", tuning) for family in ("llama", "own") for tuning in (FULL, LORA)),
+        ("lstm", "separate", FULL),
+    ],
 )
-@each_tuning
 def test_every_weight_that_is_trained_moves_and_every_other_stays_bit_identical(
     tuning: TuningConfig, kind: str, family: str
 ) -> None:

@@ -18,12 +18,16 @@ CORPUS = ["the cat sat on the mat", "the dog sat on the log", "a cat and a dog"]
 SCRATCH = ScratchConfig(vocab_size=300, layers=1, hidden=32, heads=2, context=32)
 
 
-def scratch(seed: int = 0, sizes: ScratchConfig = SCRATCH) -> LanguageModel:
-    return load(ModelConfig(name="scratch:transformer", scratch=sizes), corpus=CORPUS, seed=seed)
+each_architecture = pytest.mark.parametrize("name", ["transformer", "lstm"])
 
 
-def test_a_model_from_scratch_has_the_sizes_and_a_tokenizer_of_its_corpus() -> None:
-    model = scratch()
+def scratch(seed: int = 0, sizes: ScratchConfig = SCRATCH, name: str = "transformer") -> LanguageModel:
+    return load(ModelConfig(name=f"scratch:{name}", scratch=sizes), corpus=CORPUS, seed=seed)
+
+
+@each_architecture
+def test_a_model_from_scratch_has_the_sizes_and_a_tokenizer_of_its_corpus(name: str) -> None:
+    model = scratch(name=name)
     assert model.hidden_size == 32
     assert model.context == 32
     assert len(model.tokenizer.encode(" cat", add_special_tokens=False)) == 1  # 44 merges are enough for this corpus
@@ -33,21 +37,23 @@ def test_a_model_from_scratch_has_the_sizes_and_a_tokenizer_of_its_corpus() -> N
     assert model.trained() == {}
 
 
-def test_a_seed_fixes_a_model_from_scratch_and_moves_no_generator() -> None:
+@each_architecture
+def test_a_seed_fixes_a_model_from_scratch_and_moves_no_generator(name: str) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first, second, other = scratch(1), scratch(1), scratch(2)
+    first, second, other = (scratch(seed, name=name) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), before)
     assert weight_hash(first.module) == weight_hash(second.module) != weight_hash(other.module)
 
 
-def test_a_model_from_scratch_learns_its_corpus() -> None:
-    model = tune(scratch(), TuningConfig(kind="full"))
+@each_architecture
+def test_a_model_from_scratch_learns_its_corpus(name: str) -> None:
+    model = tune(scratch(name=name), TuningConfig(kind="full"))
     encode = model.tokenizer.encode
     tokens = collate([encode("")] * 3, [encode(text, add_special_tokens=False) for text in CORPUS[:3]])
-    optimizer = torch.optim.Adam(model.module.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(model.module.parameters(), lr=3e-2)
     losses = []
-    for _ in range(30):
+    for _ in range(80):
         loss = -score(model, tokens).logprobs.sum() / tokens.mask.sum()
         optimizer.zero_grad()
         loss.backward()
@@ -57,9 +63,23 @@ def test_a_model_from_scratch_learns_its_corpus() -> None:
     assert losses[-1] < 1
 
 
-def test_a_model_from_scratch_may_have_dropout() -> None:
-    sizes = SCRATCH.model_copy(update={"dropout": 0.1})
-    assert scratch(sizes=sizes).module.config.dropout == 0.1
+@each_architecture
+def test_a_model_from_scratch_may_have_dropout_and_a_head_of_its_own(name: str) -> None:
+    module = scratch(sizes=SCRATCH.model_copy(update={"dropout": 0.1, "tied": False}), name=name).module
+    assert module.config.dropout == 0.1
+    assert module.get_output_embeddings().weight is not module.get_input_embeddings().weight
+
+
+@each_architecture
+def test_a_model_from_scratch_may_take_the_tokenizer_of_another(name: str, tmp_path: Path) -> None:
+    tiny_model().save(tmp_path)
+    model = scratch(sizes=SCRATCH.model_copy(update={"tokenizer": str(tmp_path)}), name=name)
+    assert model.reads_as(tiny_model())
+    assert model.module.config.vocab_size == 30
+    assert model.stop_ids == (1,)
+    missing = SCRATCH.model_copy(update={"tokenizer": "./missing"})
+    with pytest.raises(ModelError, match="no such run or model folder: missing"):
+        scratch(sizes=missing, name=name)
 
 
 def test_every_model_is_loaded_in_eval_mode(tmp_path: Path) -> None:
@@ -68,8 +88,9 @@ def test_every_model_is_loaded_in_eval_mode(tmp_path: Path) -> None:
     assert not scratch().module.training
 
 
-def test_a_saved_model_from_scratch_loads(tmp_path: Path) -> None:
-    model = scratch()
+@each_architecture
+def test_a_saved_model_from_scratch_loads(name: str, tmp_path: Path) -> None:
+    model = scratch(name=name)
     model.save(tmp_path)
     again = load(ModelConfig(name=str(tmp_path)))
     assert weight_hash(again.module) == weight_hash(model.module)
@@ -128,7 +149,7 @@ def unknown_architecture(folder: Path) -> None:
     ("make", "name", "message"),
     [
         (empty, "bundled:smolllm", r"unknown bundled model 'smolllm'; expected one of smollm2"),
-        (empty, "scratch:lstm", r"unknown model 'scratch:lstm'; expected scratch:transformer"),
+        (empty, "scratch:rnn", r"unknown model 'scratch:rnn'; expected scratch:transformer or scratch:lstm"),
         (empty, "{folder}/missing", r"no such run or model folder: .*/missing"),
         (empty, "./missing", r"no such run or model folder: missing"),
         (empty, "{folder}/missing.gguf", r"no such GGUF file: .*/missing\.gguf"),
@@ -168,7 +189,8 @@ def test_a_missing_cuda_device_is_said() -> None:
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(ValueError, match=r"36 does not divide into 4 heads of an even width; set a multiple of 8"):
-        ScratchConfig(hidden=36, heads=4)
+        ModelConfig(name="scratch:transformer", scratch=ScratchConfig(hidden=36, heads=4))
+    assert ModelConfig(name="scratch:lstm", scratch=ScratchConfig(hidden=36, heads=4)).scratch.hidden == 36
 
 
 @pytest.fixture

@@ -9,11 +9,12 @@ from proxtune.errors import ModelError
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.peft import TuningConfig, disable_dropout, tune
 from proxtune.models.score import score
-from tests.tiny import FAMILIES, tiny_model
+from tests.tiny import ADAPTABLE, FAMILIES, tiny_model
 
 TOKENS = collate([[5, 6], [7]], [[8, 9, 1], [10, 11, 12, 13]])
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
+each_adaptable_family = pytest.mark.parametrize("family", ADAPTABLE)
 
 
 def train(model: LanguageModel, steps: int = 3) -> None:
@@ -40,14 +41,14 @@ def test_full_tuning_trains_every_weight(family: str) -> None:
     assert set(model.trained()) == {name for name, _ in model.module.named_parameters()}
 
 
-@each_family
+@each_adaptable_family
 def test_a_fresh_adapter_changes_nothing(family: str) -> None:
     plain = logprobs(tiny_model(family=family))
     tuned = tune(tiny_model(family=family), TuningConfig(rank=2))
     torch.testing.assert_close(logprobs(tuned), plain, rtol=0, atol=1e-6)
 
 
-@each_family
+@each_adaptable_family
 def test_lora_trains_its_adapters_alone_and_switched_off_gives_the_original_output(family: str) -> None:
     original = logprobs(tiny_model(family=family))
     model = tune(tiny_model(family=family), TuningConfig(rank=2))
@@ -61,7 +62,7 @@ def test_lora_trains_its_adapters_alone_and_switched_off_gives_the_original_outp
     assert (logprobs(model) - original).abs().max() > 0.01
 
 
-@each_family
+@each_adaptable_family
 def test_every_linear_layer_of_the_blocks_is_adapted_and_the_head_is_not(family: str) -> None:
     model = tune(tiny_model(family=family), TuningConfig(rank=2))
     adapted = {name.rpartition(".lora_")[0].split(".", 2)[-1] for name in model.trained()}
@@ -73,7 +74,7 @@ def test_every_linear_layer_of_the_blocks_is_adapted_and_the_head_is_not(family:
     assert not any("lm_head" in name or "embed" in name for name in adapted)
 
 
-@each_family
+@each_adaptable_family
 def test_after_a_pass_of_the_reference_the_adapter_is_on_and_trainable(family: str) -> None:
     model = tune(tiny_model(family=family), TuningConfig(rank=2))
     names = set(model.trained())
@@ -92,7 +93,7 @@ def test_the_adapter_is_on_again_after_an_error_in_the_reference_pass() -> None:
     assert torch.equal(logprobs(model), trained)
 
 
-@each_family
+@each_adaptable_family
 def test_top_layers_adapts_the_top_blocks_and_no_gradient_flows_below(family: str) -> None:
     model = tune(tiny_model(family=family), TuningConfig(rank=2, top_layers=1))
     assert model.trained()
@@ -116,6 +117,12 @@ def test_more_top_layers_than_blocks_are_refused() -> None:
         tune(tiny_model(), TuningConfig(top_layers=3))
 
 
+def test_an_lstm_takes_no_adapter_and_says_what_to_do() -> None:
+    message = r"^LSTM has no blocks of linear layers to put adapters in; set tuning\.kind=full$"
+    with pytest.raises(ModelError, match=message):
+        tune(tiny_model(family="lstm"), TuningConfig())
+
+
 def test_full_tuning_cannot_be_limited_to_the_top() -> None:
     with pytest.raises(ValueError, match=r"set tuning\.kind=lora or remove tuning\.top_layers"):
         TuningConfig(kind="full", top_layers=1)
@@ -131,8 +138,9 @@ def test_the_scale_of_an_update_is_alpha_over_rank() -> None:
     torch.testing.assert_close(layer(x) - layer.base_layer(x), 8 / 4 * up @ down @ x, rtol=0, atol=1e-5)
 
 
-@each_family
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("family", "kind"), [*((family, "full") for family in FAMILIES), *((family, "lora") for family in ADAPTABLE)]
+)
 def test_with_dropout_off_train_mode_is_deterministic_and_equals_eval_mode(family: str, kind: str) -> None:
     model = tiny_model(family=family)
     clean = logprobs(model)

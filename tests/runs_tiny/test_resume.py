@@ -31,17 +31,19 @@ FULL, LORA = TuningConfig(kind="full"), TuningConfig(rank=2, dropout=0.2)
 TEXTS = [[5, 6, 7], [8], [9, 10], [11, 12, 13, 14], [15, 16], [17], [18, 19, 20]]
 
 
-def policy() -> LanguageModel:
+def policy(family: str = "own") -> LanguageModel:
     """A model with dropout, so that the draws of the global generator must come again as well."""
-    model = tiny_model(family="own")
+    model = tiny_model(family=family)
     for part in model.module.modules():
+        if isinstance(part, nn.LSTM):
+            part.dropout = 0.2
         if isinstance(part, nn.Dropout):
             part.p = 0.2
     return model
 
 
-def sft(tuning: TuningConfig) -> tuple[Algorithm, Loader[Any], dict[str, nn.Module]]:
-    model = tune(policy(), tuning)
+def sft(tuning: TuningConfig, family: str = "own") -> tuple[Algorithm, Loader[Any], dict[str, nn.Module]]:
+    model = tune(policy(family), tuning)
     rows = [Example(ids, [*reversed(ids), 1], "", truncated=False) for ids in TEXTS]
     algorithm = SFT(model, SFTConfig(batch_size=4, microbatch_size=2), optim=OPTIM, total_steps=STEPS)
     return algorithm, Loader(rows, 4, seed=3), {"model": model.module}
@@ -57,8 +59,8 @@ def reward(tuning: TuningConfig) -> tuple[Algorithm, Loader[Any], dict[str, nn.M
     return algorithm, Loader(rows, 4, seed=3), {"lm": lm.module, "head": head}
 
 
-def ppo(tuning: TuningConfig, kind: str) -> tuple[Algorithm, Loader[Any], dict[str, nn.Module]]:
-    base = policy()
+def ppo(tuning: TuningConfig, kind: str, family: str = "own") -> tuple[Algorithm, Loader[Any], dict[str, nn.Module]]:
+    base = policy(family)
     config = CriticConfig(kind=kind, warmup_steps=2 if kind == "separate" else None)
     critic = build_critic(base, config, tuning)
     algorithm = PPO(
@@ -95,6 +97,8 @@ CASES: dict[str, Callable[[], tuple[Algorithm, Loader[Any], dict[str, nn.Module]
     "ppo-lora-shared": lambda: ppo(LORA, "shared"),
     "ppo-full-separate": lambda: ppo(FULL, "separate"),
     "ppo-lora-separate": lambda: ppo(LORA, "separate"),
+    "sft-lstm": lambda: sft(FULL, "lstm"),
+    "ppo-lstm": lambda: ppo(FULL, "shared", "lstm"),
 }
 
 
@@ -135,7 +139,7 @@ def figures(path: Path) -> list[dict[str, Any]]:
     return [{k: x for k, x in row.items() if not k.startswith("time/")} for row in Run.open(path).metrics()]
 
 
-SLOW = {"ppo-lora-shared", "ppo-full-separate"}
+SLOW = {"ppo-lora-shared", "ppo-full-separate", "ppo-lstm"}
 
 
 @pytest.mark.parametrize(
