@@ -5,19 +5,19 @@ from typing import Annotated
 
 import typer
 
-import proxtune
 from proxtune.cli.app import Resume, app, console
 from proxtune.errors import ConfigError
 
 
 @app.command(epilog="Example: proxtune init ppo > ppo.yaml")
-def init(task: Annotated[str, typer.Argument(metavar="TASK", help="sft, reward or ppo")]) -> None:
+def init(task: Annotated[str, typer.Argument(metavar="TASK", help="sft, reward, ppo, or another recipe")]) -> None:
     """Print a commented starter config."""
-    folder = Path(proxtune.__file__).parent / "recipes"
-    names = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
-    if task not in names:
-        raise ConfigError(f"unknown task {task!r}; expected one of {', '.join(names)}")
-    typer.echo((folder / task / "config.yaml").read_text(encoding="utf-8"), nl=False)
+    from proxtune.config import recipes
+
+    known = recipes()
+    if task not in known:
+        raise ConfigError(f"unknown task {task!r}; expected one of {', '.join(known)}")
+    typer.echo(known[task].read_text(encoding="utf-8"), nl=False)
 
 
 @app.command(epilog="Example: proxtune demo --seed 2 --name demo-2")

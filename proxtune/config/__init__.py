@@ -6,5 +6,6 @@ A schema is a tree of `Section`s; each stands at the top of the file that uses i
 
 from proxtune.config.load import dump, load
 from proxtune.config.schema import Key, Section, json_schema, key_table
+from proxtune.config.source import recipes
 
-__all__ = ["Key", "Section", "dump", "json_schema", "key_table", "load"]
+__all__ = ["Key", "Section", "dump", "json_schema", "key_table", "load", "recipes"]

@@ -35,8 +35,9 @@ _BOUNDS = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "l
 def load(schema: type[S], files: Sequence[Path | str], overrides: Sequence[str] = ()) -> S:
     """Read a configuration: the schema's defaults, then the files left to right, then the overrides.
 
-    Mappings are merged key by key, anything else is replaced. A file named `recipe:<name>` is the recipe of that name.
-    An override is `section.key=value` (an item of a list by its index), its value read as YAML.
+    Mappings are merged key by key, anything else is replaced. A file named `recipe:<name>` is the recipe of that name,
+    `recipe:<name>/<file>` another file of it. An override is `section.key=value` (an item of a list by its index), its
+    value read as YAML.
 
     Raises ConfigError, one line for each mistake found.
     """

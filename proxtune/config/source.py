@@ -174,13 +174,19 @@ class Draft:
         return values
 
 
+def recipes() -> dict[str, Path]:
+    """The package's recipes: `<name>` is its config.yaml, `<name>/<file>` another file beside it."""
+    files = sorted(RECIPES.glob("*/*.yaml"))
+    return {str(path.relative_to(RECIPES).with_suffix("")).removesuffix("/config"): path for path in files}
+
+
 def _read_text(name: str) -> str:
     recipe = name.removeprefix("recipe:")
     if recipe != name:
-        recipes = [folder.parent.name for folder in sorted(RECIPES.glob("*/config.yaml"))]
-        if recipe not in recipes:
-            raise UnreadableError(f"no such recipe; {_near(recipe, recipes) or 'there are: ' + ', '.join(recipes)}")
-        name = str(RECIPES / recipe / "config.yaml")
+        known = recipes()
+        if recipe not in known:
+            raise UnreadableError(f"no such recipe; {_near(recipe, [*known]) or 'there are: ' + ', '.join(known)}")
+        name = str(known[recipe])
     path = Path(name)
     try:
         if path.stat().st_size > MAX_BYTES:

@@ -127,9 +127,15 @@ def test_a_recipe_is_found_by_its_name_alone(tmp_path: Path, monkeypatch: pytest
         (tmp_path / "recipes" / name).mkdir(parents=True)
         (tmp_path / "recipes" / name / "config.yaml").write_text("number: 5")
     assert load(Anything, ["recipe:summarise"]).number == 5
+    (tmp_path / "recipes" / "summarise" / "teacher.yaml").write_text("number: 6")
+    assert load(Anything, ["recipe:summarise/teacher"]).number == 6
+    with pytest.raises(ConfigError, match=r"did you mean summarise/teacher\?$"):
+        load(Anything, ["recipe:summarise/techer"])
     with pytest.raises(ConfigError, match=r"^recipe:sumarise: no such recipe; did you mean summarise\?$"):
         load(Anything, ["recipe:sumarise"])
-    with pytest.raises(ConfigError, match=r"^recipe:\.\./x: no such recipe; there are: dialogue, summarise$"):
+    with pytest.raises(
+        ConfigError, match=r"^recipe:\.\./x: no such recipe; there are: dialogue, summarise, summarise/teacher$"
+    ):
         load(Anything, ["recipe:../x"])
 
 
