@@ -4,7 +4,7 @@ ProxtuneError
 ├── ConfigError (ValueError)   a key, value or combination in a config file or on the command line
 ├── DataError (ValueError)     a row, file or format; names the file and the line
 ├── ModelError                 a model, tokenizer or adapter that cannot be loaded, trained or saved
-├── CheckpointError            a checkpoint that cannot be written, read or trusted
+├── CheckpointError            a checkpoint or another file of a run that cannot be written, read or trusted
 ├── GenerationError            sampling that cannot go on (non-finite logits, no room in the context)
 ├── DivergedError              a loss or a gradient that is not finite; carries the figures of its step
 ├── RewardError                a reward that raised, or returned something that is not one number a response
@@ -33,7 +33,7 @@ class ModelError(ProxtuneError):
 
 
 class CheckpointError(ProxtuneError):
-    """A checkpoint that cannot be written, read or trusted."""
+    """A checkpoint, or another file of a run, that cannot be written, read or trusted."""
 
 
 class GenerationError(ProxtuneError):

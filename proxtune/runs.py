@@ -28,7 +28,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from proxtune import __version__
-from proxtune.errors import ConfigError, DataError
+from proxtune.errors import CheckpointError, ConfigError, DataError
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
@@ -164,18 +164,25 @@ class Run:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace a file's content so that a kill or a power cut leaves the old content or the new, never a mixture."""
+    """Replace a file's content so that a kill or a power cut leaves the old content or the new, never a mixture.
+
+    Raises CheckpointError where the disk is full or fails; the old content stays.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritten(path, content, error) from error
 
 
 def environment() -> dict[str, str | int]:
@@ -231,10 +238,19 @@ def _lock(path: Path) -> int:
     return descriptor
 
 
+def _unwritten(path: Path, content: str | bytes, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"cannot write {path} ({len(content):,} bytes): {error}; make room, then go on with --resume"
+    )
+
+
 def _append(path: Path, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
     lines = "".join(json.dumps({"step": step, **row}) + "\n" for row in rows)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(lines)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(lines)
+    except OSError as error:
+        raise _unwritten(path, lines, error) from error
 
 
 def _read_lines(path: Path) -> list[Row]:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from proxtune.errors import ConfigError, DataError
+from proxtune.errors import CheckpointError, ConfigError, DataError
 from proxtune.runs import Run, derive_seed, environment, write_atomic
 from tests.forked import exit_code, fork
 
@@ -238,16 +239,29 @@ def test_a_missing_manifest_is_empty_and_a_damaged_one_is_named(tmp_path: Path) 
             run.manifest()
 
 
-def test_an_atomic_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ck3_an_atomic_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_atomic(tmp_path / "manifest.json", "old")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(CheckpointError, match=r"cannot write /.*/manifest\.json \(3 bytes\): .*No space.*; make room"):
         write_atomic(tmp_path / "manifest.json", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
     assert (tmp_path / "manifest.json").read_text() == "old"
+
+
+def test_ck3_a_line_for_which_there_is_no_room_is_an_error_that_says_so(tmp_path: Path) -> None:
+    def life() -> None:
+        with new_run(tmp_path / "demo") as run:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))  # the disk takes 100 bytes of a file, and no more
+            with pytest.raises(CheckpointError, match=r"cannot write /.*/metrics\.jsonl \(\d{3} bytes\): .*large"):
+                run.log(1, {f"figure/{i}": 0.1 for i in range(30)})
+
+    assert exit_code(fork(life)) == 0
+    Run.create(tmp_path / "demo", resume=True).close()
+    assert (tmp_path / "demo" / "metrics.jsonl").read_text() == ""  # the torn line is gone
 
 
 def test_an_atomic_write_syncs_all_content_before_it_takes_the_name(

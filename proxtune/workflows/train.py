@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 
 from proxtune import config as configs
-from proxtune.errors import CheckpointError, ConfigError
+from proxtune.errors import CheckpointError, ConfigError, ModelError
 from proxtune.evaluation.report import write_report
 from proxtune.runs import Run, environment
+from proxtune.training import stop
 from proxtune.training.loop import fit
 from proxtune.workflows.jobs import Job
 from proxtune.workflows.progress import Progress
@@ -20,14 +22,23 @@ from proxtune.workflows.progress import Progress
 def execute(job: Job, *, resume: bool = False, console: Console | None = None) -> Run:
     """Train the job in its run folder and leave there a model, the figures and a report.
 
+    SIGTERM and Ctrl-C are answered while it trains (`training.stop`); while the model is written they wait.
+
     Raises:
         ConfigError: the folder is taken and `resume` is not set, or the run there was another one.
+        Stopped: by a signal; the checkpoint is written.
     """
     console = console or Console()
-    with Run.create(job.config.runs / job.config.name, resume=resume) as run:
+    with stop.listening(), stop.held(), Run.create(job.config.runs / job.config.name, resume=resume) as run:
         for note in job.notes:
             console.print(note, style="dim", highlight=False)
         manifest = _enter(job, run)
+        if manifest["threads"] != (threads := torch.get_num_threads()):
+            console.print(
+                f"{run.path} began with {manifest['threads']} threads and goes on with {threads}: the last bits of its "
+                f"figures may differ from a run that was not interrupted (OMP_NUM_THREADS={manifest['threads']})",
+                highlight=False,
+            )
         if manifest.get("finished"):
             console.print(f"{run.path} is finished: {job.steps} steps, model in {run.model}. Nothing left to do.")
             return run
@@ -56,9 +67,13 @@ def save_model(job: Job, run: Run) -> None:
     partial = run.path / "model.partial"
     for folder in (partial, run.model):
         shutil.rmtree(folder, ignore_errors=True)
-    partial.mkdir()
-    job.save(partial)
-    partial.rename(run.model)
+    try:
+        partial.mkdir()
+        job.save(partial)
+        partial.rename(run.model)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ModelError(f"cannot write {run.model}: {error}; make room, then finish with --resume") from error
 
 
 def _enter(job: Job, run: Run) -> dict[str, Any]:
