@@ -5,7 +5,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal, Protocol, TypeAlias
+from typing import BinaryIO, Literal, Protocol, TypeAlias, get_args
 
 from proxtune.data.formats import MalformedRowError
 from proxtune.errors import DataError
@@ -13,6 +13,7 @@ from proxtune.errors import DataError
 MAX_LINE = 2**24  # bytes: what is longer is not a row but a file without line ends
 
 Encoding = Literal["auto", "utf-8", "utf-16", "gb18030", "big5", "windows-1252"]
+ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
 
 NumberedLine: TypeAlias = tuple[int, str | MalformedRowError]
 

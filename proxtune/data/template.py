@@ -239,6 +239,25 @@ def encode_prompts(
     return _encode_all(records, example, max_length)
 
 
+def token_counts(tokenizer: Tokenizer, record: Record, *, stops: Sequence[int] = ()) -> tuple[int, int]:
+    """Tokens of a record's prompt, and of what is learnt after it: 0 for a prompt alone, the longer answer of a pair.
+
+    Raises DataError: the record cannot be encoded.
+    """
+    match record:
+        case Prompt(prompt):
+            return len(encode_prompt(tokenizer, prompt)), 0
+        case Preference(prompt, chosen, rejected):
+            prompt_ids, chosen_ids = encode_completion(tokenizer, prompt, chosen, stops=stops)
+            rejected_ids = encode_completion(tokenizer, prompt, rejected, stops=stops)[1]
+            return len(prompt_ids), max(len(chosen_ids), len(rejected_ids))
+        case Completion(prompt, completion) | Rated(prompt, completion):
+            prompt_ids, response_ids = encode_completion(tokenizer, prompt, completion, stops=stops)
+        case Text(text) | Labelled(text):
+            prompt_ids, response_ids = encode_text(tokenizer, text, stops=stops)
+    return len(prompt_ids), len(response_ids)
+
+
 class _Encoded(NamedTuple, Generic[E]):
     example: E
     length: int

@@ -1,0 +1,63 @@
+"""`proxtune data check`: what looks at data files."""
+
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from proxtune.cli.app import app, console
+from proxtune.errors import ConfigError
+
+C = TypeVar("C", bound=str)
+
+data = typer.Typer(
+    no_args_is_help=True, help="Look at data files: check.", context_settings={"help_option_names": ["-h", "--help"]}
+)
+app.add_typer(data, name="data")
+
+
+@data.command(epilog="Example: proxtune data check train.jsonl --eval held_out.jsonl --model bundled:smollm2")
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file, or bundled:NAME.")],
+    eval_file: Annotated[
+        Path | None, typer.Option("--eval", metavar="FILE", help="Held-out data that should share nothing with FILE.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Count tokens as this model does (any name model.name takes).")
+    ] = None,
+    max_length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a row; by default the model's context.")
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", help="What a row is, as data.format.")] = "auto",
+    encoding: Annotated[str, typer.Option(help="As data.encoding.")] = "auto",
+    chat: Annotated[bool, typer.Option("--chat", help="A plain prompt is the user's turn, as data.chat.")] = False,
+    fix: Annotated[
+        Path | None, typer.Option(metavar="OUT.jsonl", help="Write the good rows here, and OUT-rejects.jsonl.")
+    ] = None,
+) -> None:
+    """Read a file, count every row, and say what is wrong where. Exits with 1 if a row is malformed or leaked."""
+    from proxtune.data.formats import FORMATS
+    from proxtune.data.lines import ENCODINGS
+    from proxtune.workflows.data import check_file
+
+    if max_length is not None and model is None:
+        raise ConfigError("--max-length counts a model's tokens; name the model with --model")
+    sound = check_file(
+        file,
+        console,
+        eval_path=eval_file,
+        model=model,
+        max_length=max_length,
+        format=_one_of("--format", format_, ("auto", *FORMATS)),
+        encoding=_one_of("--encoding", encoding, ENCODINGS),
+        chat=chat,
+        fix=fix,
+    )
+    raise typer.Exit(0 if sound else 1)
+
+
+def _one_of(option: str, given: str, known: tuple[C, ...]) -> C:
+    chosen = next((name for name in known if name == given), None)
+    if chosen is None:
+        raise ConfigError(f"{option} {given}: expected one of {', '.join(known)}")
+    return chosen

@@ -1,0 +1,176 @@
+"""`proxtune data check`: what a data file holds, as a person reads it in a terminal."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from proxtune.data.bundled import resolve
+from proxtune.data.formats import Format
+from proxtune.data.lines import Encoding
+from proxtune.workflows.data_check import DIFFERENT, Checked, CountTokens, Places, check, rejects_path
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+BINS = 16
+PLACES, LABELS = 3, 10  # shown in a table
+
+
+def check_file(
+    path: Path,
+    console: Console,
+    *,
+    eval_path: Path | None = None,
+    model: str | None = None,
+    max_length: int | None = None,
+    format: Format | Literal["auto"] = "auto",  # noqa: A002 (the user's word for it)
+    encoding: Encoding = "auto",
+    chat: bool = False,
+    fix: Path | None = None,
+) -> bool:
+    """Check a file and print the report; whether every row can be used and none stands in the held-out data.
+
+    Raises ConfigError or DataError: no such model; or a file is missing, or damaged so that no further row can be told.
+    """
+    count_tokens = None
+    if model is not None:
+        count_tokens, context = _counter(model)
+        max_length = max_length or context
+    path = resolve(path)
+    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=path.stat().st_size if path.is_file() else None)
+        checked = check(
+            path,
+            eval_path=eval_path,
+            format=format,
+            encoding=encoding,
+            chat=chat,
+            count_tokens=count_tokens,
+            max_length=max_length,
+            fix=fix,
+            watch=partial(bar.advance, task),
+        )
+    show(checked, console, model=model, eval_path=eval_path, fix=fix)
+    return checked.sound
+
+
+def _counter(model: str) -> tuple[CountTokens, int]:
+    """What counts a record's tokens, and the longest sequence that the model reads."""
+    from proxtune.data.template import token_counts  # noqa: PLC0415 (without a model nothing needs torch)
+    from proxtune.data.tokenizer import stop_ids  # noqa: PLC0415
+    from proxtune.models.load import load_tokenizer  # noqa: PLC0415
+
+    tokenizer, context = load_tokenizer(model)
+    return partial(token_counts, tokenizer, stops=stop_ids(tokenizer)), context
+
+
+def show(checked: Checked, console: Console, *, model: str | None, eval_path: Path | None, fix: Path | None) -> None:
+    """Print the report: counts, what was left out and why, lengths, labels, duplicates, leaks."""
+    fates = checked.fates
+    title = f"{checked.path}: {checked.codec}, format {checked.format or 'unknown'}"
+    console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
+    counts = " + ".join(f"{fate} {fates[fate]:,}" for fate in ("kept", "rejected", "filtered", "duplicate"))
+    console.print(f"read {checked.read:,} = {counts}", highlight=False)
+    for table in _tables(checked):
+        console.print(table)
+    for line in _lines(checked, model, eval_path):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if fix is not None:
+        left = f"the {checked.read - fates['kept'] + checked.leaked.count:,} others with their reasons"
+        console.print(f"wrote {fix}, and {left}: {rejects_path(fix)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _tables(checked: Checked) -> Iterator[Table]:
+    if checked.left_out:
+        table = Table("fate", "reason", "rows", "first at line", title="Left out", title_justify="left")
+        table.columns[2].justify = "right"
+        for (fate, reason), places in sorted(checked.left_out.items(), key=lambda item: -item[1].count):
+            table.add_row(fate, escape(reason), f"{places.count:,}", _numbers(places))
+        yield table
+    if checked.characters:
+        yield _length_table(checked.characters | ({"tokens": checked.tokens} if checked.tokens else {}))
+    if checked.labels:
+        yield _label_table(checked.labels, "rating" if checked.format == "rated" else "label")
+
+
+def _numbers(places: Places) -> str:
+    numbers = [place.rpartition(":")[2] for place in places.first[:PLACES]]
+    return ", ".join(numbers) + (", …" if places.count > PLACES else "")
+
+
+def _length_table(lengths: dict[str, Counter[int]]) -> Table:
+    table = Table(title="Lengths of kept rows, in characters (and in tokens)", title_justify="left")
+    for name in ("", "min", "median", "95%", "99%", "max"):
+        table.add_column(name, justify="right" if name else "left")
+    table.add_column("rows by length, min to max", no_wrap=True)
+    for name, counts in lengths.items():
+        figures = [quantile(counts, share) for share in (0.0, 0.5, 0.95, 0.99, 1.0)]
+        table.add_row(name, *(f"{figure:,}" for figure in figures), histogram(counts))
+    return table
+
+
+def _label_table(labels: Counter[str], name: str) -> Table:
+    table = Table(name, "rows", "share", title=f"{name.title()}s", title_justify="left")
+    total = labels.total()
+    for label, count in labels.most_common(LABELS):
+        table.add_row(escape(label[:60]), f"{count:,}", f"{count / total:.1%}")
+    if len(labels) > LABELS:
+        others = "at least " * (len(labels) == DIFFERENT) + f"{len(labels) - LABELS:,} others"
+        table.add_row(others, "", "")
+    return table
+
+
+def _lines(checked: Checked, model: str | None, eval_path: Path | None) -> Iterator[str]:
+    rejected, unencoded, leaked = checked.rejected, checked.unencoded, checked.leaked
+    yield from _listed(f"{rejected.count:,} rejected", rejected)
+    if checked.again.count:
+        where = f"lines {_numbers(checked.again)}" if checked.prompts > 1 else "all have one"
+        yield f"{checked.again.count:,} kept rows have the prompt of an earlier row, with another answer: {where}"
+    yield from _listed(f"{unencoded.count:,} kept rows cannot be encoded for {model}", unencoded)
+    if model is not None:
+        yield from _listed(_too_long(checked), checked.too_long, always=True)
+    if eval_path is not None:
+        title = f"{leaked.count:,} kept rows stand in {eval_path} too, or their prompt does"
+        yield from _listed(title, leaked, always=True)
+
+
+def _listed(title: str, places: Places, *, always: bool = False) -> Iterator[str]:
+    if always or places.count:
+        shown = f" (the first {len(places.first)} here)" if places.count > len(places.first) else ""
+        yield f"{title}{shown}" + ":" * bool(places.count)
+    yield from (f"  {place}" for place in places.first)
+
+
+def _too_long(checked: Checked) -> str:
+    count = checked.too_long.count
+    title = f"{count:,} kept rows are longer than {checked.max_length:,} tokens"
+    if not count:
+        return title
+    no_room = f" and leaves out {checked.no_room:,} whose prompt alone is as long" * bool(checked.no_room)
+    return f"{title}; data.too_long=drop leaves them out, truncate cuts {count - checked.no_room:,}{no_room}"
+
+
+def quantile(counts: Counter[int], share: float) -> int:
+    """The smallest length that at least `share` of the rows do not exceed."""
+    needed = max(1, math.ceil(share * counts.total()))
+    for length in sorted(counts):
+        needed -= counts[length]
+        if needed <= 0:
+            return length
+    raise AssertionError("counts are empty")
+
+
+def histogram(counts: Counter[int]) -> str:
+    """A line of blocks: how many rows have which length, in bins of equal width in log(1 + length)."""
+    low, high = math.log1p(min(counts)), math.log1p(max(counts))
+    bins = [0] * BINS
+    for length, count in counts.items():
+        bins[min(BINS - 1, int(BINS * (math.log1p(length) - low) / (high - low or 1.0)))] += count
+    return "".join(BLOCKS[math.ceil(count / max(bins) * (len(BLOCKS) - 1))] for count in bins)
