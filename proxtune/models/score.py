@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxtune.data.collate import Tokens, collate_pairs
-from proxtune.data.template import PreferenceExample
+from proxtune.data.collate import Tokens, collate_examples, collate_pairs
+from proxtune.data.template import PreferenceExample, RatedExample
 from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.objectives import token_entropy
@@ -78,6 +78,16 @@ def pair_rewards(model: RewardModel, pairs: Sequence[PreferenceExample]) -> tupl
     """([N], [N]): scores of the chosen and of the rejected answers, from one pass."""
     chosen, rejected = rewards(model, collate_pairs(pairs).to(model.lm.device)).chunk(2)
     return chosen, rejected
+
+
+def answer_rewards(model: RewardModel, examples: Sequence[RatedExample]) -> Tensor:
+    """[N]: scores of the answers."""
+    return rewards(model, collate_examples(examples).to(model.lm.device))
+
+
+def ratings_of(examples: Sequence[RatedExample]) -> Tensor:
+    """[N]: what people gave them."""
+    return torch.tensor([example.rating for example in examples])
 
 
 def states(model: LanguageModel, tokens: Tokens) -> Tensor:

@@ -12,7 +12,7 @@ from proxtune.objectives.ppo import (
     next_penalty_coef,
 )
 from proxtune.objectives.preference import dpo_loss
-from proxtune.objectives.reward import bradley_terry_loss
+from proxtune.objectives.reward import bradley_terry_loss, rating_loss
 from proxtune.objectives.sft import sft_loss
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "masked_mean",
     "next_kl_coef",
     "next_penalty_coef",
+    "rating_loss",
     "sft_loss",
     "token_entropy",
     "whiten",

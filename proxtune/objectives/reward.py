@@ -1,4 +1,4 @@
-"""Learning a score from comparisons."""
+"""Learning a score from comparisons, or from ratings."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,3 +22,16 @@ def bradley_terry_loss(
     loss = -F.logsigmoid(difference if margin is None else difference - margin).mean()
     difference = difference.detach()
     return loss, {"accuracy": (difference > 0).to(chosen.dtype).mean(), "margin": difference.mean()}
+
+
+def rating_loss(scores: Tensor, ratings: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """½ (s − R)², averaged over answers: the score learns the mean of what people gave.
+
+    Args:
+        scores, ratings: [N], the ratings on the scores' own scale (mean 0, standard deviation 1).
+
+    Returns:
+        (loss, stats) with `error`, the mean of |s − R|.
+    """
+    difference = scores - ratings
+    return 0.5 * (difference**2).mean(), {"error": difference.detach().abs().mean()}

@@ -2,25 +2,28 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from proxtune import config as configs
-from proxtune.data.records import Record
+from proxtune.algorithms.reward_model import rating_scale, standardise
+from proxtune.data.records import Rated, Record
 from proxtune.data.sources import DataConfig, load, read
-from proxtune.data.template import encode, encode_preferences, encode_prompts
+from proxtune.data.template import encode, encode_preferences, encode_prompts, encode_rated
 from proxtune.errors import ConfigError
-from proxtune.evaluation.run import likelihood, pair_accuracy
+from proxtune.evaluation.run import likelihood, pair_accuracy, rating_fit
 from proxtune.models.load import load as load_model
-from proxtune.rewards.base import Reward
 from proxtune.runs import Run
 from proxtune.training.metrics import Metrics
 from proxtune.workflows.jobs import PPORun, RewardRun, SFTRun
-from proxtune.workflows.rewards import build_judges, build_reward, mean_scores, reward_model_of
+from proxtune.workflows.rewards import build_judges, build_reward, functions_of, mean_scores, reward_model_of
 
 SCHEMAS: dict[str, type[SFTRun | RewardRun | PPORun]] = {"sft": SFTRun, "reward": RewardRun, "ppo": PPORun}
 
 
-def evaluate_run(path: Path, data: Path | None = None, functions: Sequence[tuple[Reward, float]] = ()) -> Metrics:
+def evaluate_run(path: Path, data: Path | None = None, rewards: Sequence[str] = ()) -> Metrics:
     """The figures that the run's own evaluation gives, on `data` or on what the run held out.
+
+    `rewards` are the functions of a PPO run, as FILE.py:FUNCTION[=WEIGHT].
 
     Raises:
         ConfigError: the folder is not a run, or nothing was held out and no data is given.
@@ -30,9 +33,11 @@ def evaluate_run(path: Path, data: Path | None = None, functions: Sequence[tuple
     records = _records(config.data, data, config.seed)
     if isinstance(config, RewardRun):
         model = reward_model_of(str(path), config.model)
-        pairs, _ = encode_preferences(
-            records, model.lm.tokenizer, max_length=model.max_length, too_long=config.data.too_long
-        )
+        limits: dict[str, Any] = {"max_length": model.max_length, "too_long": config.data.too_long}
+        if isinstance(records[0], Rated):
+            rated, _ = encode_rated(records, model.lm.tokenizer, **limits)
+            return rating_fit(model, standardise(rated, *rating_scale(rated)))
+        pairs, _ = encode_preferences(records, model.lm.tokenizer, **limits)
         return pair_accuracy(model, pairs)
     lm = load_model(config.model.model_copy(update={"name": str(path)}))
     if isinstance(config, SFTRun):
@@ -41,6 +46,7 @@ def evaluate_run(path: Path, data: Path | None = None, functions: Sequence[tuple
         return likelihood(lm, examples)
     length = config.data.max_length or lm.context - config.rollout.max_new_tokens
     prompts, _ = encode_prompts(records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
+    functions = functions_of(config.reward, rewards)
     reward, _ = build_reward(config.reward, config.model, functions, lm)
     judges = build_judges(config.reward, config.model, (), reward, lm)
     return mean_scores(lm, {"eval/score": reward, **judges}, prompts, config.rollout, seed=config.seed)

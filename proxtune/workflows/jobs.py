@@ -13,16 +13,25 @@ from pydantic import Field
 from proxtune.algorithms.ppo import PPO
 from proxtune.algorithms.ppo_config import PPOConfig
 from proxtune.algorithms.ptx import Ptx, PtxConfig
-from proxtune.algorithms.reward_model import RewardModelConfig, RewardTrainer, normalise
+from proxtune.algorithms.reward_model import (
+    PAIRS,
+    RATINGS,
+    Judgements,
+    RewardModelConfig,
+    RewardTrainer,
+    normalise,
+    rating_scale,
+    standardise,
+)
 from proxtune.algorithms.sft import SFT, SFTConfig
 from proxtune.config import Section
 from proxtune.data.loader import Loader
 from proxtune.data.records import Completion, Labelled, Preference, Rated, Record, Text
-from proxtune.data.sources import DataConfig, Dataset, read
+from proxtune.data.sources import DataConfig, Dataset, TooLong, read
 from proxtune.data.sources import load as load_data
-from proxtune.data.template import encode, encode_preferences, encode_prompts
+from proxtune.data.template import EncodeReport, encode, encode_preferences, encode_prompts, encode_rated
 from proxtune.errors import ConfigError
-from proxtune.evaluation.run import likelihood, pair_accuracy
+from proxtune.evaluation.run import likelihood, pair_accuracy, rating_fit
 from proxtune.models.critic import CriticConfig, build_critic
 from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.language_model import LanguageModel, weight_hash
@@ -129,28 +138,23 @@ def sft_job(config: SFTRun) -> Job:
 
 
 def reward_job(config: RewardRun) -> Job:
-    """Reward modelling."""
+    """Reward modelling, from pairs or from ratings, as the data has it."""
     train, held_out, notes, data = _read(config)
     lm, base = _model(config, train.records)
     length = _max_length(config, lm)
     head = ScalarHead(lm.hidden_size, zero=False, generator=_generator(config.seed, "reward head"))
     tune(lm, config.tuning, seed=derive_seed(config.seed, "adapter"))
     model = RewardModel(lm, head.to(lm.device), max_length=length)
-    pairs, report = encode_preferences(train.records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
-    notes.append(str(report))
-    held = None
-    if held_out is not None:
-        held, report = encode_preferences(
-            held_out.records, lm.tokenizer, max_length=length, too_long=config.data.too_long
-        )
-        notes.append(f"held out: {report}")
-    batches = Loader(pairs, config.reward_model.batch_size, seed=config.seed)
+    rated = train.format == "rated"
+    examples, held = _judged(train, held_out, lm, length, config.data.too_long, notes)
+    batches = Loader(examples, config.reward_model.batch_size, seed=config.seed)
     steps = _steps(config, batches)
-    algorithm = RewardTrainer(model, config.reward_model, optim=config.optim, total_steps=steps)
-    evaluate = (lambda: pair_accuracy(model, held)) if held else None
+    judgements: Judgements[Any] = RATINGS if rated else PAIRS
+    algorithm = RewardTrainer(model, config.reward_model, judgements=judgements, optim=config.optim, total_steps=steps)
+    evaluate = partial(rating_fit if rated else pair_accuracy, model, held) if held else None
 
     def save(folder: Path) -> None:
-        normalise(model, held or pairs)
+        normalise(model, held or examples, judgements=judgements)
         model.save(folder)
 
     counts = _count(lm, head)
@@ -216,6 +220,27 @@ def ppo_job(
     return Job(
         "ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes, weights, names
     )
+
+
+def _judged(
+    train: Dataset, held_out: Dataset | None, lm: LanguageModel, length: int, too_long: TooLong, notes: list[str]
+) -> tuple[list[Any], list[Any] | None]:
+    """Pairs or rated answers to learn from, and the held-out ones; all ratings on the scale of those learnt from."""
+    encode_all: Callable[..., tuple[list[Any], EncodeReport]] = (
+        encode_rated if train.format == "rated" else encode_preferences
+    )
+    examples, report = encode_all(train.records, lm.tokenizer, max_length=length, too_long=too_long)
+    notes.append(str(report))
+    held = None
+    if held_out is not None:
+        held, report = encode_all(held_out.records, lm.tokenizer, max_length=length, too_long=too_long)
+        notes.append(f"held out: {report}")
+    if train.format == "rated":
+        mean, deviation = rating_scale(examples)
+        notes.append(f"ratings: mean {mean:.3g}, standard deviation {deviation:.3g}; scores are learnt on that scale")
+        examples = standardise(examples, mean, deviation)
+        held = held and standardise(held, mean, deviation)
+    return examples, held
 
 
 def _store(config: PPORun, replay: Path | None, data: dict[str, str]) -> RolloutStore | None:

@@ -123,7 +123,7 @@ def test_a_new_head_learns_at_a_rate_of_its_own(rate: float | None, expected: fl
 def test_normalised_scores_have_mean_0_and_deviation_1(rows_at_once: int) -> None:
     model = reward_model()
     model.lm.module.eval()
-    normalise(model, pairs(), rows_at_once)
+    normalise(model, pairs(), rows_at_once=rows_at_once)
     with torch.no_grad():
         scores = torch.cat(pair_rewards(model, pairs()))
     assert scores.mean().item() == pytest.approx(0, abs=1e-5)
