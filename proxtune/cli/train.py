@@ -62,14 +62,15 @@ def ppo(
     ] = None,
 ) -> None:
     """Improve the model by PPO against reward models, Python functions, or both."""
-    from proxtune.rewards.base import from_file
     from proxtune.workflows.jobs import PPORun, ppo_job
+    from proxtune.workflows.rewards import functions_of
 
-    functions = [from_file(spec) for spec in reward or ()]
-    judges = [from_file(spec)[0] for spec in judge or ()]
     if replay is not None:
         configs = [str(replay / "config.yaml"), f"name={replay.name}-replay", *(configs or ())]
-    job = ppo_job(load_config(PPORun, configs, init_from), functions, judges=judges, replay=replay)
+    config = load_config(PPORun, configs, init_from)
+    functions = functions_of(config.reward, reward or ())
+    judges = [function for function, _ in functions_of(config.reward, judge or ())]
+    job = ppo_job(config, functions, judges=judges, replay=replay)
     _go(job, dry_run=dry_run, resume=resume)
 
 

@@ -19,10 +19,9 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a run's model on held-out data: loss, accuracy of pairs, or score of fresh answers."""
-    from proxtune.rewards.base import from_file
     from proxtune.workflows.evaluate import evaluate_run
 
-    for name, figure in evaluate_run(run, data, [from_file(spec) for spec in reward or ()]).items():
+    for name, figure in evaluate_run(run, data, reward or ()).items():
         console.print(f"{name:20} {figure}", highlight=False)
 
 

@@ -1,11 +1,8 @@
 """What a reward is: a function from answers to one number each. Any Python function of texts will do."""
 
-import importlib.util
-import inspect
-import math
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,8 +10,9 @@ from torch import Tensor
 
 from proxtune.data.collate import Tokens
 from proxtune.data.template import PromptExample
-from proxtune.errors import ConfigError, RewardError
+from proxtune.errors import RewardError
 from proxtune.models.language_model import LanguageModel
+from proxtune.rewards.child import columns_taken
 from proxtune.rollouts.rollout import Rollout
 
 
@@ -27,6 +25,18 @@ class Answers:
     tokens: Tokens
     columns: dict[str, list[Any]]  # the other columns of the prompt's row; None where a row has no such column
     truncated: Sequence[bool] = ()  # which answers the length limit cut; none by default
+
+    def to_json(self, rows: slice = slice(None), *, allow_nan: bool = False) -> bytes:
+        """The texts and columns of `rows` as one line, for a reward in another process or on another machine.
+
+        Raises RewardError: a column holds what JSON cannot say.
+        """
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        message = {"prompts": self.prompts[rows], "responses": self.responses[rows], "columns": columns}
+        try:
+            return json.dumps(message, allow_nan=allow_nan).encode()
+        except (TypeError, ValueError) as error:
+            raise RewardError(f"a column of the data cannot be sent to the reward as JSON: {error}") from error
 
 
 def answers_of(model: LanguageModel, prompts: Sequence[PromptExample], rollout: Rollout) -> Answers:
@@ -41,7 +51,10 @@ def answers_of(model: LanguageModel, prompts: Sequence[PromptExample], rollout: 
 
 @runtime_checkable
 class Reward(Protocol):
-    """`name` labels its curve; calling it gives [B] float32 on the CPU."""
+    """`name` labels its curve; calling it gives [B] float32 on the CPU, NaN where a row has no score: its call failed.
+
+    Only rewards that depend on another process may leave rows without a score (see `Budget`).
+    """
 
     name: str
 
@@ -49,7 +62,7 @@ class Reward(Protocol):
 
 
 class FunctionReward:
-    """A Python function as a reward: `f(prompts, responses)` -> a number for each response.
+    """A Python function as a reward, called in this process: `f(prompts, responses)` -> a number for each response.
 
     The function may name further columns of the data as keyword arguments, or take them all with `**columns`.
     """
@@ -57,20 +70,10 @@ class FunctionReward:
     def __init__(self, function: Callable[..., Sequence[float] | Tensor], name: str | None = None) -> None:
         self.function = function
         self.name: str = name or str(getattr(function, "__name__", "reward"))
-        parameters = inspect.signature(function).parameters.values()
-        self.takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        answered = {p.name for p in list(parameters)[:2]} | {"prompts", "responses"}
-        self.takes = {p.name for p in parameters} - answered
-        self.answered = answered
 
     def __call__(self, answers: Answers) -> Tensor:
-        columns = {
-            name: x
-            for name, x in answers.columns.items()
-            if name in self.takes or (self.takes_all and name not in self.answered)
-        }
         try:
-            scores = self.function(answers.prompts, answers.responses, **columns)
+            scores = self.function(answers.prompts, answers.responses, **columns_taken(self.function, answers.columns))
         except Exception as error:
             raise RewardError(
                 f"the reward {self.name!r} raised {type(error).__name__}: {error}. "
@@ -104,34 +107,3 @@ def as_reward(reward: "Reward | Callable[..., Sequence[float]]") -> Reward:
     if isinstance(reward, Reward):
         return reward
     return FunctionReward(reward)
-
-
-def from_file(spec: str) -> tuple[Reward, float]:
-    """`my_rewards.py:brevity` or `my_rewards.py:brevity=0.5` -> (reward, weight).
-
-    The file is the caller's own code and is run.
-    """
-    target, _, weight = spec.partition("=")
-    path, _, name = target.rpartition(":")
-    if not path or not Path(path).is_file():
-        raise ConfigError(
-            f"--reward {spec}: no such file {path or target!r}; expected FILE.py:FUNCTION or FILE.py:FUNCTION=WEIGHT"
-        )
-    module_spec = importlib.util.spec_from_file_location(Path(path).stem, path)
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(f"--reward {spec}: {path} cannot be run: {type(error).__name__}: {error}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        public = sorted(n for n, x in vars(module).items() if inspect.isfunction(x) and not n.startswith("_"))
-        raise ConfigError(f"--reward {spec}: {path} has no function {name!r}; it has {', '.join(public) or 'none'}")
-    try:
-        number = float(weight or 1)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"--reward {spec}: the weight {weight!r} is not a number")
-    return FunctionReward(function), number

@@ -1,9 +1,10 @@
 """What PPO is rewarded for, from the config and the command line to one reward."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from proxtune.config import Section
 from proxtune.data.template import PromptExample
@@ -16,6 +17,9 @@ from proxtune.models.load import load as load_model
 from proxtune.rewards.base import Reward
 from proxtune.rewards.combine import WeightedSum
 from proxtune.rewards.learned import LearnedReward
+from proxtune.rewards.likelihood import Likelihood, TeacherLikelihood
+from proxtune.rewards.remote import RemoteReward, server_name, split_weight
+from proxtune.rewards.worker import from_file
 from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.training.metrics import Metrics
 
@@ -24,20 +28,59 @@ class RewardConfig(Section):
     """`reward`: what PPO is rewarded for. Python functions come by `--reward FILE.py:FUNCTION`, never from a config."""
 
     models: list[str] = Field([], description="reward models: RUN or FOLDER, or RUN=WEIGHT")
+    teachers: list[str] = Field(
+        [], description="language models that score an answer by its likelihood: RUN or FOLDER, or RUN=WEIGHT"
+    )
+    likelihood: Likelihood = Field(
+        "mean", description="a teacher's score: log-likelihood a token, or the sum, which punishes length"
+    )
     judges: list[str] = Field(
         [], description="reward models that score the held-out answers and are never trained on: RUN or FOLDER"
     )
+    remote: list[str] = Field([], description="servers that score, see docs/rewards.md: URL, or URL=WEIGHT")
+    token_env: str | None = Field(
+        None,
+        pattern="^PROXTUNE_[A-Z0-9_]+$",
+        description="environment variable PROXTUNE_… with a token that every server of reward.remote gets",
+    )
+    batch: PositiveInt = Field(1, description="answers of a request to a server; one that fails costs all their scores")
+    timeout: float = Field(30.0, gt=0, description="seconds that a server or a function may take for a step's answers")
+    max_failed: float = Field(
+        0.05, ge=0, le=1, description="share of a step's answers that a server or a function may leave without a score"
+    )
+    memory_gib: float = Field(8.0, gt=0, description="memory that the process of a function may write to")
 
     def weights(self) -> dict[str, float]:
-        """Run or folder -> weight, 1 where none is given."""
-        return {name: float(weight or 1) for name, _, weight in (model.partition("=") for model in self.models)}
+        """Run or folder of a reward model -> weight, 1 where none is given."""
+        return _weights(self.models)
+
+    def teacher_weights(self) -> dict[str, float]:
+        """Run or folder of a teacher -> weight, 1 where none is given."""
+        return _weights(self.teachers)
+
+    def servers(self) -> dict[str, float]:
+        """URL -> weight, 1 where none is given."""
+        return dict(map(split_weight, self.remote))
 
     def problems(self) -> list[tuple[str, str]]:
+        found = []
+        for key, read in (("models", self.weights), ("teachers", self.teacher_weights)):
+            try:
+                read()
+            except ValueError as error:
+                found.append((key, f"{error}; write RUN or RUN=WEIGHT, as in runs/helpful=0.5"))
         try:
-            self.weights()
+            for url in self.servers():
+                server_name(url)
         except ValueError as error:
-            return [("models", f"{error}; write RUN or RUN=WEIGHT, as in runs/helpful=0.5")]
-        return []
+            found.append(("remote", str(error)))
+        if self.token_env and not self.remote:
+            found.append(("token_env", "has no server to go to; set reward.remote, or leave it out"))
+        return found
+
+
+def _weights(names: Sequence[str]) -> dict[str, float]:
+    return {name: float(weight or 1) for name, _, weight in (given.partition("=") for given in names)}
 
 
 def build_reward(
@@ -49,15 +92,54 @@ def build_reward(
     needed: bool = True,
 ) -> tuple[WeightedSum, RewardModel | None]:
     """The weighted sum of all rewards, and the first reward model, which a separate critic starts from."""
-    if needed and not config.models and not functions:
-        raise ConfigError("nothing is rewarded: set reward.models=[runs/NAME], or pass --reward FILE.py:FUNCTION")
+    if needed and not (config.models or config.teachers or config.remote or functions):
+        raise ConfigError(
+            "nothing is rewarded: set reward.models=[runs/NAME], reward.teachers=[runs/NAME] or reward.remote=[URL], "
+            "or pass --reward FILE.py:FUNCTION"
+        )
     weights = config.weights()
     models = {name: reward_model_of(name, like) for name in weights}
     learned: list[tuple[Reward, float]] = [
         (LearnedReward(model, same_tokenizer=model.lm.reads_as(policy), name=Path(name).name), weights[name])
         for name, model in models.items()
     ]
-    return WeightedSum([*learned, *functions]), next(iter(models.values()), None)
+    parts = [*learned, *teachers_of(config, like, policy), *remote_rewards(config), *functions]
+    return WeightedSum(parts), next(iter(models.values()), None)
+
+
+def teachers_of(config: RewardConfig, like: ModelConfig, policy: LanguageModel) -> list[tuple[Reward, float]]:
+    """The teachers of the config, frozen, with the dtype and device of `like`."""
+    found: list[tuple[Reward, float]] = []
+    for name, weight in config.teacher_weights().items():
+        teacher = load_model(like.model_copy(update={"name": name}))
+        same, label = teacher.reads_as(policy), Path(name).name
+        reward = TeacherLikelihood(teacher, same_tokenizer=same, likelihood=config.likelihood, name=label)
+        found.append((reward, weight))
+    return found
+
+
+def remote_rewards(config: RewardConfig) -> list[tuple[Reward, float]]:
+    """The servers of the config. Raises ConfigError where the token that they need is not in the environment."""
+    token = None
+    if config.token_env is not None:
+        token = os.environ.get(config.token_env, "").strip()
+        if not (token.isascii() and token.isprintable() and token):
+            raise ConfigError(
+                f"reward.token_env: the environment variable {config.token_env} holds no token; export it"
+            )
+    limits = {"timeout": config.timeout, "max_failed": config.max_failed}
+    return [
+        (RemoteReward(url, batch=config.batch, token=token, **limits), weight)
+        for url, weight in config.servers().items()
+    ]
+
+
+def functions_of(config: RewardConfig, specs: Sequence[str]) -> list[tuple[Reward, float]]:
+    """FILE.py:FUNCTION[=WEIGHT] of the command line -> (reward, weight), in a worker within the config's limits."""
+    return [
+        from_file(spec, timeout=config.timeout, memory_gib=config.memory_gib, max_failed=config.max_failed)
+        for spec in specs
+    ]
 
 
 def reward_model_of(name: str, like: ModelConfig) -> RewardModel:

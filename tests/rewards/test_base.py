@@ -1,14 +1,13 @@
 """A reward gives one finite number a response, or the run stops with its name."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from proxtune.data.collate import collate
-from proxtune.errors import ConfigError, RewardError
-from proxtune.rewards.base import Answers, FunctionReward, as_reward, checked, from_file
+from proxtune.errors import RewardError
+from proxtune.rewards.base import Answers, FunctionReward, as_reward, checked
 
 
 def two_answers(**columns: list[Any]) -> Answers:
@@ -108,45 +107,3 @@ def test_a_reward_stays_as_it_is_and_a_function_becomes_one() -> None:
     reward = Constant()
     assert as_reward(reward) is reward
     assert as_reward(length).name == "length"
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    path = tmp_path / "my_rewards.py"
-    path.write_text(
-        "def brevity(prompts, responses):\n    return [-len(r) for r in responses]\n\n"
-        "def _hidden(prompts, responses):\n    return []\n\nLIMIT = 3\n"
-    )
-    return path
-
-
-@pytest.mark.parametrize(("suffix", "weight"), [("", 1.0), ("=0.5", 0.5), ("=-2", -2.0)])
-def test_a_function_in_a_file_is_a_reward_with_a_weight(file: Path, suffix: str, weight: float) -> None:
-    reward, found = from_file(f"{file}:brevity{suffix}")
-    assert (reward.name, found) == ("brevity", weight)
-    assert reward(two_answers()).tolist() == [-2.0, -4.0]
-
-
-@pytest.mark.parametrize(
-    ("spec", "message"),
-    [
-        ("{file}", r"no such file .*expected FILE.py:FUNCTION or FILE.py:FUNCTION=WEIGHT"),
-        ("missing.py:brevity", r"no such file 'missing.py'"),
-        ("brevity", r"no such file 'brevity'"),
-        ("{file}:brief", r"my_rewards.py has no function 'brief'; it has brevity$"),
-        ("{file}:LIMIT", r"has no function 'LIMIT'"),
-        ("{file}:brevity=much", r"the weight 'much' is not a number"),
-        ("{file}:brevity=nan", r"the weight 'nan' is not a number"),
-    ],
-)
-def test_a_reward_that_cannot_be_had_is_named_with_what_to_write(file: Path, spec: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        from_file(spec.format(file=file))
-
-
-@pytest.mark.parametrize("text", ["def f(:\n", "import no_such_package\n"])
-def test_a_file_that_cannot_be_run_is_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "broken.py"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=r"broken\.py"):
-        from_file(f"{path}:f")
