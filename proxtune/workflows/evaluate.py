@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from proxtune import config as configs
-from proxtune.data.records import Record
+from proxtune.algorithms.reward_model import rating_scale, standardise
+from proxtune.data.records import Rated, Record
 from proxtune.data.sources import DataConfig, load, read
-from proxtune.data.template import encode, encode_preferences, encode_prompts
+from proxtune.data.template import encode, encode_preferences, encode_prompts, encode_rated
 from proxtune.errors import ConfigError
-from proxtune.evaluation.run import likelihood, pair_accuracy
+from proxtune.evaluation.run import likelihood, pair_accuracy, rating_fit
 from proxtune.models.load import load as load_model
 from proxtune.runs import Run
 from proxtune.training.metrics import Metrics
@@ -31,9 +33,11 @@ def evaluate_run(path: Path, data: Path | None = None, rewards: Sequence[str] = 
     records = _records(config.data, data, config.seed)
     if isinstance(config, RewardRun):
         model = reward_model_of(str(path), config.model)
-        pairs, _ = encode_preferences(
-            records, model.lm.tokenizer, max_length=model.max_length, too_long=config.data.too_long
-        )
+        limits: dict[str, Any] = {"max_length": model.max_length, "too_long": config.data.too_long}
+        if isinstance(records[0], Rated):
+            rated, _ = encode_rated(records, model.lm.tokenizer, **limits)
+            return rating_fit(model, standardise(rated, *rating_scale(rated)))
+        pairs, _ = encode_preferences(records, model.lm.tokenizer, **limits)
         return pair_accuracy(model, pairs)
     lm = load_model(config.model.model_copy(update={"name": str(path)}))
     if isinstance(config, SFTRun):
