@@ -52,7 +52,4 @@ class Budget:
         return torch.tensor([math.nan if isinstance(outcome, str) else outcome for outcome in outcomes])
 
 
-_GO_ON = (
-    "A failed call is not a score of 0, so the run stops; mend what failed and go on with --resume, "
-    "from the last complete step"
-)
+_GO_ON = "A failed call is not a score of 0, so the run stops; mend what failed and go on with --resume"

@@ -251,7 +251,8 @@ def _store(config: PPORun, replay: Path | None, data: dict[str, str]) -> Rollout
             raise ConfigError(f"{replay} kept no rollouts; train it with rollout.save=true to replay it")
         data[str(source.rollouts)] = f"of the run begun {source.manifest().get('began')}"
         return RolloutStore(source.rollouts, replay=True)
-    return RolloutStore(Run(config.runs / config.name).rollouts) if config.rollout.save else None
+    save = bool(config.reward.remote) if config.rollout.save is None else config.rollout.save
+    return RolloutStore(Run(config.runs / config.name).rollouts) if save else None
 
 
 def _ptx(config: PPORun, policy: LanguageModel, length: int, notes: list[str], data: dict[str, str]) -> Ptx | None:

@@ -35,7 +35,7 @@ def test_rw1_more_than_the_share_allows_stops(failed: int, count: int, share: fl
     assert str(caught.value) == (
         "the reward 'judge' gave no score to 2 of 20 answers: 2 × HTTP 500\n"
         "reward.max_failed=0.05 allows 1. A failed call is not a score of 0, so the run stops; "
-        "mend what failed and go on with --resume, from the last complete step"
+        "mend what failed and go on with --resume"
     )
 
 
