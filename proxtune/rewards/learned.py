@@ -19,15 +19,16 @@ class LearnedReward:
         self, model: RewardModel, *, same_tokenizer: bool, name: str = "model", rows_at_once: int = 32
     ) -> None:
         self.model, self.same_tokenizer, self.name, self.rows_at_once = model, same_tokenizer, name, rows_at_once
+        self.max_length = model.max_length
         model.lm.module.eval()
 
     @torch.no_grad()
     def __call__(self, answers: Answers) -> Tensor:
         tokens = answers.tokens if self.same_tokenizer else encode_answers(self.model.lm, answers)
         longest = int((tokens.prompt_lengths + tokens.response_lengths).max())
-        if longest > self.model.max_length:
+        if longest > self.max_length:
             raise RewardError(
-                f"an answer of {longest} tokens (prompt included) is longer than the {self.model.max_length} that the "
+                f"an answer of {longest} tokens (prompt included) is longer than the {self.max_length} that the "
                 "reward model was trained on; set a smaller rollout.max_new_tokens or train the reward model with a "
                 "larger data.max_length"
             )

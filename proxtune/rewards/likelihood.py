@@ -32,15 +32,15 @@ class TeacherLikelihood:
         rows_at_once: int = 32,
     ) -> None:
         self.teacher, self.same_tokenizer, self.likelihood = teacher, same_tokenizer, likelihood
-        self.name, self.rows_at_once = name, rows_at_once
+        self.name, self.rows_at_once, self.max_length = name, rows_at_once, teacher.context
         teacher.module.eval()
 
     def __call__(self, answers: Answers) -> Tensor:
         tokens = answers.tokens if self.same_tokenizer else encode_answers(self.teacher, answers)
         longest = int((tokens.prompt_lengths + tokens.response_lengths).max())
-        if longest > self.teacher.context:
+        if longest > self.max_length:
             raise RewardError(
-                f"an answer of {longest} tokens (prompt included) is longer than the context of {self.teacher.context} "
+                f"an answer of {longest} tokens (prompt included) is longer than the context of {self.max_length} "
                 f"of the teacher {self.name!r}; set a smaller rollout.max_new_tokens, or data.max_length"
             )
         logprobs = frozen_logprobs(self.teacher, tokens, rows_at_once=self.rows_at_once)

@@ -45,7 +45,7 @@ from proxtune.runs import Run, derive_seed
 from proxtune.training.loop import Algorithm, TrainingConfig
 from proxtune.training.metrics import Metrics
 from proxtune.training.optim import OptimConfig
-from proxtune.workflows.rewards import RewardConfig, build_judges, build_reward, mean_scores
+from proxtune.workflows.rewards import RewardConfig, build_judges, build_reward, longest_scored, mean_scores
 
 
 class RunConfig(Section):
@@ -94,6 +94,14 @@ class PPORun(RunConfig):
         if self.critic.kind == "separate" and self.ppo.value_coef == 0:
             found.append(
                 ("ppo.value_coef", "is 0, so the separate critic would never learn; set ppo.value_coef above 0")
+            )
+        if self.reward.teachers and self.reward.likelihood == "sum" and self.ppo.reward_clip is not None:
+            clip = f"{self.ppo.reward_clip:g}"
+            found.append(
+                (
+                    "ppo.reward_clip",
+                    f"{clip} would make every summed log-likelihood below −{clip} alike; set ppo.reward_clip=null",
+                )
             )
         return found
 
@@ -180,11 +188,12 @@ def ppo_job(
     notes.append(str(report))
     reward, first_model = build_reward(config.reward, config.model, functions, policy, needed=replay is None)
     longest = max(len(prompt.prompt_ids) for prompt in prompts) + config.rollout.max_new_tokens
-    if first_model is not None and longest > first_model.max_length:
+    room = longest_scored(reward)
+    if room is not None and longest > room:
         raise ConfigError(
             f"a prompt and rollout.max_new_tokens={config.rollout.max_new_tokens} come to {longest} tokens, "
-            f"but the reward model was trained on at most {first_model.max_length}; set data.max_length and "
-            "data.too_long=drop, a smaller rollout.max_new_tokens, or train the reward model on longer answers"
+            f"but the model that scores them takes at most {room}; set data.max_length and data.too_long=drop, "
+            "a smaller rollout.max_new_tokens, or train that model on longer answers"
         )
     critic = build_critic(policy, config.critic, config.tuning, first_model)
     policy = tune(policy, config.tuning, seed=derive_seed(config.seed, "adapter"))

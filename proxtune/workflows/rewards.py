@@ -107,6 +107,12 @@ def build_reward(
     return WeightedSum(parts), next(iter(models.values()), None)
 
 
+def longest_scored(reward: WeightedSum) -> int | None:
+    """Tokens of the longest answer, its prompt included, that every model among the rewards can score."""
+    models = [part for part, _ in reward.rewards if isinstance(part, LearnedReward | TeacherLikelihood)]
+    return min((model.max_length for model in models), default=None)
+
+
 def teachers_of(config: RewardConfig, like: ModelConfig, policy: LanguageModel) -> list[tuple[Reward, float]]:
     """The teachers of the config, frozen, with the dtype and device of `like`."""
     found: list[tuple[Reward, float]] = []
