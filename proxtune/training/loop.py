@@ -98,6 +98,7 @@ def fit(
         place = batches.state()
         try:
             if trained is None:
+                stop.check()
                 trained = _train(algorithm, next(batches), step + 1, seed, config.samples)
                 step, place = step + 1, batches.state()
             if evaluate is not None and _due(step, config.eval_every, steps):
@@ -113,12 +114,9 @@ def fit(
         run.log_samples(step, trained["samples"])
         if watch is not None:
             watch(step, trained["metrics"])
-        trained, stopping = None, stop.noted()
-        if stopping or (config.save_every and _due(step, config.save_every, steps)):
+        trained = None
+        if config.save_every and _due(step, config.save_every, steps):
             save(place)
-        if stopping:
-            stopping.add_note(f"stopped at step {step} of {steps}; checkpoint saved")
-            raise stopping
 
 
 def restore(algorithm: Algorithm, batches: Batches, run: Run) -> tuple[int, Trained | None]:

@@ -66,8 +66,8 @@ def held() -> Iterator[None]:
         yield
     finally:
         _state.held = before
-    if _state.noted is not None and not before:
-        raise _state.noted
+    if not before:
+        check()
 
 
 @contextmanager
@@ -80,16 +80,16 @@ def interruptible() -> Iterator[None]:
     before = _state.held
     try:
         _state.held = False
-        if _state.noted is not None:
-            raise _state.noted
+        check()
         yield
     finally:
         _state.held = before
 
 
-def noted() -> Stopped | None:
-    """What the signal that waits will raise, if there is one."""
-    return _state.noted
+def check() -> None:
+    """Raise the signal that waits, if there is one."""
+    if _state.noted is not None:
+        raise _state.noted
 
 
 def _note(number: int, _: FrameType | None) -> None:

@@ -1,0 +1,123 @@
+"""Measure that no run is lost: write the records of results/trust. Usage:
+
+python -m benchmarks.trust kills         20 kills each of sft, reward and ppo, and what they changed
+python -m benchmarks.trust save_cost     a checkpoint against a plain file of the same tensors
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.numpy
+import torch
+
+from proxtune.evaluation.record import write_record
+from proxtune.training import checkpoint
+from tests.runs_tiny.lives import PHASES, SAVE_EVERY, kill_and_resume
+
+RECORDS = Path(__file__).parents[1] / "results" / "trust"
+MIB = 2**20
+
+
+def kills(each: int = 20) -> list[str]:
+    """Kill a tiny run of each command `each` times. Returns the phases in which they died."""
+    raw: dict[str, Any] = {}
+    for command in PHASES:
+        with tempfile.TemporaryDirectory() as folder:
+            deaths = kill_and_resume(command, Path(folder), each, seed=1)
+        lost = max(death.logged - death.kept for death in deaths)
+        phases = dict(Counter(death.phase or "between phases" for death in deaths))
+        raw[command] = {
+            "kills": len(deaths),
+            "died in": phases,
+            "most steps lost": lost,
+            "deaths": list(map(asdict, deaths)),
+        }
+        print(command, phases, f"{lost} steps lost at most", flush=True)
+    total = sum(x["kills"] for x in raw.values())
+    claim = (
+        "kill -9 in sampling, scoring, update, evaluation and save: kills after which each figure of each step "
+        "(replayed ones, too) and the final weights are, to the bit, those of a run without; at most "
+        f"{SAVE_EVERY} steps, one save interval, are made again"
+    )
+    _record(
+        "kills",
+        claim,
+        total,
+        "kills",
+        f">= {each * len(PHASES)}",
+        total >= each * len(PHASES),
+        raw,
+        [
+            "proxtune/training/loop.py",
+            "proxtune/training/checkpoint.py",
+            "proxtune/training/optim.py",
+            "proxtune/algorithms/ppo.py",
+            "proxtune/algorithms/sft.py",
+            "proxtune/algorithms/reward_model.py",
+            "proxtune/data/loader.py",
+            "proxtune/runs.py",
+        ],
+    )
+    return [death["phase"] for x in raw.values() for death in x["deaths"]]
+
+
+def save_cost(size: int = 48 * MIB, times: int = 15) -> None:
+    """A checkpoint that is verified and synced, over safetensors' own file of the same tensors, not synced."""
+    tensors = {f"weight.{i}": torch.randn(size // 4 // 12) for i in range(12)}
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    seconds: dict[str, list[float]] = {"checkpoint": [], "plain": []}
+    with tempfile.TemporaryDirectory(dir=RECORDS.parents[1]) as temporary:
+        folder = Path(temporary)
+        for step in range(times):
+            seconds["plain"].append(_timed(lambda: safetensors.numpy.save_file(arrays, folder / "plain.safetensors")))
+            seconds["checkpoint"].append(_timed(lambda step=step: checkpoint.save(folder, step, tensors)))
+            checkpoint.prune(folder, keep=2)
+    durable, plain = (statistics.median(seconds[what]) for what in ("checkpoint", "plain"))
+    claim = (
+        "a checkpoint of 48 MiB (hashed, synced, renamed) against safetensors' save_file, which does neither: medians"
+    )
+    raw = {"median seconds": {"checkpoint": durable, "plain": plain}, "seconds": seconds}
+    _record(
+        "save_cost",
+        claim,
+        durable / plain,
+        "times",
+        "<= 3",
+        durable <= 3 * plain,
+        raw,
+        ["proxtune/training/checkpoint.py"],
+    )
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _record(
+    name: str, claim: str, value: float, unit: str, goal: str, holds: bool, raw: Any, measures: list[str]
+) -> None:
+    write_record(
+        RECORDS / f"{name}.json", claim=claim, value=value, unit=unit, interval=None, goal=goal, holds=holds,
+        against=None, seeds=[1], command=f"python -m benchmarks.trust {name}", measures=measures, raw=raw,
+    )  # fmt: skip
+    print(f"{name}: {value:.3g} {unit}, goal {goal}: {'holds' if holds else 'missed'}")
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["kills", "save_cost"])
+    {"kills": kills, "save_cost": save_cost}[parser.parse_args().what]()
+
+
+if __name__ == "__main__":
+    main()
