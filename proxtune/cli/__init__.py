@@ -28,7 +28,7 @@ def main() -> None:
         typer.echo("\n".join([str(error), *_saved(error)]), err=True)
         sys.exit(1)
     except Stopped as stopped:
-        typer.echo("\n".join(_saved(stopped)) or f"{stopped}; there was nothing to save", err=True)
+        typer.echo("\n".join(_saved(stopped)) or f"{stopped}; nothing had to be saved", err=True)
         sys.exit(128 + stopped.number)
 
 
