@@ -1,4 +1,4 @@
-"""`proxtune data check`: what looks at data files."""
+"""`proxtune data check`, `preview`: what looks at data files."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -11,7 +11,9 @@ from proxtune.errors import ConfigError
 C = TypeVar("C", bound=str)
 
 data = typer.Typer(
-    no_args_is_help=True, help="Look at data files: check.", context_settings={"help_option_names": ["-h", "--help"]}
+    no_args_is_help=True,
+    help="Look at data files: check, preview.",
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data, name="data")
 
@@ -54,6 +56,41 @@ def check(
         fix=fix,
     )
     raise typer.Exit(0 if sound else 1)
+
+
+@data.command(epilog="Example: proxtune data preview chats.jsonl --tokens --html preview.html")
+def preview(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file, or bundled:NAME.")],
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="Whose tokens are shown (any name model.name takes).")
+    ] = "bundled:smollm2",
+    rows: Annotated[int, typer.Option(min=1, help="How many rows.")] = 3,
+    max_length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens of a row; by default the model's context.")
+    ] = None,
+    format_: Annotated[str, typer.Option("--format", help="What a row is, as data.format.")] = "auto",
+    encoding: Annotated[str, typer.Option(help="As data.encoding.")] = "auto",
+    chat: Annotated[bool, typer.Option("--chat", help="A plain prompt is the user's turn, as data.chat.")] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Print the token ids of each row as well.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="Write the rows to a page as well.")] = None,
+) -> None:
+    """Show the first rows token by token: what is given, what is trained, and whether the stop token is."""
+    from proxtune.data.formats import FORMATS
+    from proxtune.data.lines import ENCODINGS
+    from proxtune.workflows.preview import preview as show
+
+    show(
+        file,
+        console,
+        model=model,
+        count=rows,
+        format=_one_of("--format", format_, ("auto", *FORMATS)),
+        encoding=_one_of("--encoding", encoding, ENCODINGS),
+        chat=chat,
+        max_length=max_length,
+        ids=tokens,
+        out=html,
+    )
 
 
 def _one_of(option: str, given: str, known: tuple[C, ...]) -> C:
