@@ -19,7 +19,8 @@ Options: TypeAlias = Mapping[str, Any]  # the run's config, nested
 Verdict: TypeAlias = tuple[Level, str] | None  # how bad, and the sentence with the measured number
 Look: TypeAlias = Callable[[Rows, Options], Verdict]
 
-WINDOW = 5  # steps of a median
+WINDOW = 5  # steps whose median is how the run stands now
+START = 3  # steps whose median is how it began: a sick run may be another one by the fifth
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def values(rows: Rows, name: str) -> list[float]:
 
 
 def first(rows: Rows, name: str) -> float:
-    """The median of the first WINDOW steps, NaN where the run has no such figure."""
-    return median(values(rows[:WINDOW], name) or [math.nan])
+    """The median of the first START steps, NaN where the run has no such figure."""
+    return median(values(rows[:START], name) or [math.nan])
 
 
 def last(rows: Rows, name: str, steps: int = WINDOW) -> float:

@@ -14,8 +14,8 @@ EVALUATIONS = 6  # of a trend on held-out data
     "KL runaway",
     metric="kl/sequence",
     steps=10,
-    threshold="`kl/sequence` above 1 nat a token (watch) or 3 (sick), or above 10 nats an answer and costing more "
-    "than the score gained since the start (sick)",
+    threshold="`kl/sequence` above 10 nats an answer, and above 1 nat a token (watch) or 3 (sick), or costing more than "
+    "the score gained since the start (sick)",
     usually_means="the updates are too large, or the KL too cheap: the policy leaves the reference for nothing",
     try_="raise ppo.kl_coef (× 2) or set ppo.kl_target=6 with ppo.kl_horizon=500; lower optim.learning_rate (× 0.3)",
 )
@@ -26,7 +26,9 @@ def _kl_runaway(rows: Rows, options: Options) -> Verdict:
     as_logged = (  # where PPO sees other scores than those logged, gain and price are not of one scale
         option(options, "ppo.reward_scale", "none") == "none" and option(options, "ppo.truncation", "none") == "none"
     )
-    if as_logged and kl > 10 and price > gain:
+    if kl <= 10:
+        return None
+    if as_logged and price > gain:
         return "sick", f"the KL is {kl:.3g} nats an answer and costs {price:.3g}; the score changed by {gain:+.3g}"
     level = beyond(kl / length, 1, 3)
     return level and (level, f"the KL is {kl:.3g} nats an answer, {kl / length:.2g} a token")
