@@ -72,7 +72,7 @@ def _jsonl(source: _Source) -> Iterator[NumberedRow]:
 
 def _json_row(line: str) -> Row | MalformedRowError:
     try:
-        return _object(json.loads(line, object_pairs_hook=_unique))
+        return _object(UNIQUE_KEYS.decode(line))
     except MalformedRowError as error:
         return error
     except json.JSONDecodeError as error:
@@ -89,6 +89,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise MalformedRowError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
     return found
+
+
+UNIQUE_KEYS = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _object(value: object) -> Row | MalformedRowError:
@@ -140,7 +143,7 @@ def _element(text: str, place: int) -> tuple[object, int]:
     """The element that starts at `place`, and where it ends. One that holds a key twice is its error."""
     try:
         try:
-            return json.JSONDecoder(object_pairs_hook=_unique).raw_decode(text, place)
+            return UNIQUE_KEYS.raw_decode(text, place)
         except MalformedRowError as error:
             return error, json.JSONDecoder().raw_decode(text, place)[1]
     except json.JSONDecodeError:

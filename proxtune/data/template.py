@@ -86,7 +86,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: PromptLike) -> list[int]:
     the stop token of a text before it.
     """
     text = prompt_text(tokenizer, prompt)
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    ids = _ids(tokenizer, text)
     if isinstance(prompt, str):
         ids = _started(tokenizer, ids)
     if ids:
@@ -118,7 +118,7 @@ def encode_completion(
                 "take a template whose generation prompt is how an assistant's turn begins"
             )
         completion = answered[len(given) :]
-    ids = tokenizer.encode(completion, add_special_tokens=False)
+    ids = _ids(tokenizer, completion)
     return encode_prompt(tokenizer, prompt), _stopped(tokenizer, ids, stops)
 
 
@@ -129,7 +129,7 @@ def encode_text(tokenizer: Tokenizer, text: str, *, stops: Sequence[int] = ()) -
     Raises DataError: the text has no token.
     """
     stops = stops or stop_ids(tokenizer)
-    ids = tokenizer.encode(text, add_special_tokens=False)
+    ids = _ids(tokenizer, text)
     if not ids:
         raise DataError(f"the tokenizer makes no token of the text {text[:60]!r}")
     if ids[-1] not in stops:
@@ -300,6 +300,14 @@ def _room(prompt: int, response: int, max_length: int, too_long: TooLong) -> int
 
 def _name(record: Record) -> str:
     return type(record).__name__.lower()
+
+
+def _ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids, where equal ones are one object: a long text then takes 8 bytes a token, and not 40."""
+    return [_ONE_OF_EACH.setdefault(token, token) for token in tokenizer.encode(text, add_special_tokens=False)]
+
+
+_ONE_OF_EACH: dict[int, int] = {}
 
 
 def _started(tokenizer: Tokenizer, ids: list[int]) -> list[int]:

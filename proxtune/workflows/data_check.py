@@ -97,7 +97,7 @@ def check(
         DataError: a file is missing, or damaged so that no further row can be told; `fix` is there already.
     """
     path = resolve(path)
-    held_out = Known() if eval_path is None else _known(resolve(eval_path), format, encoding, chat)
+    held_out = None if eval_path is None else _known(resolve(eval_path), format, encoding, chat)
     sieve = Sieve(path, format=format, duplicates=duplicates, chat=chat)
     checked = Checked(path, max_length)
     prompts = Digests()
@@ -105,7 +105,7 @@ def check(
         for line, row in rows(path, _Watched(watch), encoding):
             sifted = sieve.sift(line, row)
             _count(checked, sifted)
-            leaked = sifted.record is not None and held_out.holds(sifted.record)
+            leaked = held_out is not None and sifted.record is not None and held_out.holds(sifted.record)
             if leaked:
                 checked.leaked.add(sifted.where)
             if sifted.record is not None:

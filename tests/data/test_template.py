@@ -236,3 +236,11 @@ def test_a_record_of_another_kind_is_refused_by_name(tokenizer: PreTrainedTokeni
         encode_preferences([Text("p", "a:1")], tokenizer, max_length=9)
     with pytest.raises(DataError, match="a:1: got a labelled, expected a prompt"):
         encode_prompts([Labelled("p", 1, "a:1")], tokenizer, max_length=9)
+
+
+def test_dl7_equal_tokens_of_different_rows_are_one_number(tokenizer: PreTrainedTokenizerFast) -> None:
+    (first, second), _ = encode(
+        [Completion("q", "film", "a:1"), Completion("j", "film", "a:2")], tokenizer, max_length=9
+    )
+    assert max(first.response_ids) > 256  # smaller numbers are shared by Python itself
+    assert all(a is b for a, b in zip(first.response_ids, second.response_ids, strict=True))
