@@ -2,6 +2,7 @@
 
 python -m benchmarks.trust kills         20 kills each of sft, reward and ppo, and what they changed
 python -m benchmarks.trust save_cost     a checkpoint against a plain file of the same tensors
+python -m benchmarks.trust rewards       servers and functions that misbehave: what they cost and what is told
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any
 import safetensors.numpy
 import torch
 
+from benchmarks import trust_rewards
 from proxtune.evaluation.record import write_record
 from proxtune.training import checkpoint
 from tests.runs_tiny.lives import PHASES, SAVE_EVERY, kill_and_resume
@@ -96,6 +98,19 @@ def save_cost(size: int = 48 * MIB, times: int = 15) -> None:
     )
 
 
+def rewards() -> None:
+    """Rewards that misbehave cost at most their deadline and a second, give no score, and tell the right reason."""
+    tried = trust_rewards.measure()
+    right, latest = sum(row["right"] for row in tried), max(row["beyond"] for row in tried)
+    claim = (
+        "rewards that misbehave (servers that stall, drip, lie or redirect; functions that hang, crash or take 4 GB): "
+        "no score and never a 0, the right reason told, at most the deadline and a second"
+    )
+    raw = {"most seconds beyond the deadline": latest, "tried": tried}
+    measures = [f"proxtune/rewards/{name}.py" for name in trust_rewards.MEASURES]
+    _record("rewards", claim, right, "misbehaviours", f">= {len(tried)}", right == len(tried), raw, measures)
+
+
 def _timed(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
@@ -115,8 +130,8 @@ def _record(
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kills", "save_cost"])
-    {"kills": kills, "save_cost": save_cost}[parser.parse_args().what]()
+    parser.add_argument("what", choices=["kills", "save_cost", "rewards"])
+    {"kills": kills, "save_cost": save_cost, "rewards": rewards}[parser.parse_args().what]()
 
 
 if __name__ == "__main__":

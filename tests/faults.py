@@ -86,6 +86,9 @@ class Fault:
     reason: str
     tries: int = 1
 
+    def __call__(self, handler: Handler, body: Body, number: int) -> None:
+        self.act(handler)
+
 
 def _never(handler: Handler) -> None:
     handler.server.ended.wait()
@@ -118,11 +121,11 @@ def _endless(handler: Handler) -> None:
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 HTML = b"<!doctype html><title>Sign in</title>"
 FAULTS: dict[str, Fault] = {
-    "no answer": Fault(_never, r"no answer within 0\.5 s \(reward\.timeout\)"),
+    "no answer": Fault(_never, r"no answer within [\d.]+ s \(reward\.timeout\)"),
     "slow drip of the body": Fault(
-        lambda h: _drip(h, HEAD + b"Content-Length: 9999\r\n\r\n", b" "), r"no answer within 0\.5 s"
+        lambda h: _drip(h, HEAD + b"Content-Length: 9999\r\n\r\n", b" "), r"no answer within [\d.]+ s"
     ),
-    "slow drip of the head": Fault(lambda h: _drip(h, HEAD + b"X-Slow: ", b"x"), r"no answer within 0\.5 s"),
+    "slow drip of the head": Fault(lambda h: _drip(h, HEAD + b"X-Slow: ", b"x"), r"no answer within [\d.]+ s"),
     "408": Fault(lambda h: h.answer(b"", 408), r"HTTP 408, 3 tries", 3),
     "429": Fault(lambda h: h.answer(b"", 429), r"HTTP 429, 3 tries", 3),
     "429, come back in an hour": Fault(

@@ -77,7 +77,7 @@ def test_a_column_that_is_not_json_is_the_callers_mistake(server: FaultServer, v
 def test_rw1_a_misbehaving_server_costs_bounded_time_and_tries_and_gives_no_score(
     fault: Fault, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with FaultServer(lambda handler, body, number: fault.act(handler)) as server:
+    with FaultServer(fault) as server:
         reward = RemoteReward(server.url, timeout=0.5, max_failed=1, batch=2)
         began = time.monotonic()
         assert reward(answers(2)).isnan().tolist() == [True, True]

@@ -48,14 +48,14 @@ def misbehaving(write: Callable[[str], str], body: str, **limits: Any) -> Worker
 
 
 MISBEHAVIOURS = {
-    "an endless loop": ("while True: pass", r"no answer within 0\.5 s \(reward\.timeout\)"),
-    "an endless sleep": ("time.sleep(1e9)", r"no answer within 0\.5 s"),
+    "an endless loop": ("while True: pass", r"no answer within [\d.]+ s \(reward\.timeout\)"),
+    "an endless sleep": ("time.sleep(1e9)", r"no answer within [\d.]+ s"),
     "a regular expression that never ends": (
         "re.match('(a+)+$', 'a' * 40 + 'b')",
-        r"no answer within 0\.5 s",
+        r"no answer within [\d.]+ s",
     ),
-    "a child that never ends": ("subprocess.run(['sleep', '1000'])", r"no answer within 0\.5 s"),
-    "stopping itself": ("os.kill(os.getpid(), signal.SIGSTOP)", r"no answer within 0\.5 s"),
+    "a child that never ends": ("subprocess.run(['sleep', '1000'])", r"no answer within [\d.]+ s"),
+    "stopping itself": ("os.kill(os.getpid(), signal.SIGSTOP)", r"no answer within [\d.]+ s"),
     "os._exit": ("os._exit(3)", r"its process ended with exit code 3$"),
     "a crash": ("os.kill(os.getpid(), signal.SIGSEGV)", r"its process was ended by SIGSEGV$"),
     "an alarm that nobody handles": (
