@@ -3,6 +3,7 @@
 python -m benchmarks.trust kills         20 kills each of sft, reward and ppo, and what they changed
 python -m benchmarks.trust save_cost     a checkpoint against a plain file of the same tensors
 python -m benchmarks.trust rewards       servers and functions that misbehave: what they cost and what is told
+python -m benchmarks.trust configs       misspelt and mangled configs: what is told
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any
 import safetensors.numpy
 import torch
 
-from benchmarks import trust_rewards
+from benchmarks import trust_configs, trust_rewards
 from proxtune.evaluation.record import write_record
 from proxtune.training import checkpoint
 from tests.runs_tiny.lives import PHASES, SAVE_EVERY, kill_and_resume
@@ -111,6 +112,22 @@ def rewards() -> None:
     _record("rewards", claim, right, "misbehaviours", f">= {len(tried)}", right == len(tried), raw, measures)
 
 
+def configs() -> None:
+    """Mangled configs: never a traceback, and a misspelt key told with its file, its line and what was meant."""
+    tried = trust_configs.measure()
+    named = [row for row in tried if row["must be named"]]
+    right = sum(bool(row["right"]) for row in named)
+    counts = Counter(str(row["mistake"]) for row in tried)
+    claim = (
+        f"{len(tried)} configs with a slip of the fingers, another value or a broken line: no traceback; misspelt keys of "
+        "which file, line and what was meant are told"
+    )
+    raw = {"tried": len(tried), "misspelt": len(named), "mistakes": dict(counts.most_common())}
+    holds = right == len(named) and all(row["right"] for row in tried)
+    measures = ["proxtune/config/load.py", "proxtune/config/source.py"]
+    _record("configs", claim, right, "misspelt keys", f">= {len(named)}", holds, raw, measures)
+
+
 def _timed(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
@@ -130,8 +147,8 @@ def _record(
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kills", "save_cost", "rewards"])
-    {"kills": kills, "save_cost": save_cost, "rewards": rewards}[parser.parse_args().what]()
+    parser.add_argument("what", choices=["kills", "save_cost", "rewards", "configs"])
+    {"kills": kills, "save_cost": save_cost, "rewards": rewards, "configs": configs}[parser.parse_args().what]()
 
 
 if __name__ == "__main__":
