@@ -4,6 +4,7 @@ python -m benchmarks.trust kills         20 kills each of sft, reward and ppo, a
 python -m benchmarks.trust save_cost     a checkpoint against a plain file of the same tensors
 python -m benchmarks.trust rewards       servers and functions that misbehave: what they cost and what is told
 python -m benchmarks.trust configs       misspelt and mangled configs: what is told
+python -m benchmarks.trust data          damaged data files, and one of a gigabyte
 """
 
 import argparse
@@ -19,7 +20,7 @@ from typing import Any
 import safetensors.numpy
 import torch
 
-from benchmarks import trust_configs, trust_rewards
+from benchmarks import trust_configs, trust_data, trust_rewards
 from proxtune.evaluation.record import write_record
 from proxtune.training import checkpoint
 from tests.runs_tiny.lives import PHASES, SAVE_EVERY, kill_and_resume
@@ -147,8 +148,9 @@ def _record(
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kills", "save_cost", "rewards", "configs"])
-    {"kills": kills, "save_cost": save_cost, "rewards": rewards, "configs": configs}[parser.parse_args().what]()
+    parser.add_argument("what", choices=["kills", "save_cost", "rewards", "configs", "data"])
+    commands = {"kills": kills, "save_cost": save_cost, "rewards": rewards, "configs": configs, "data": trust_data.data}
+    commands[parser.parse_args().what]()
 
 
 if __name__ == "__main__":
