@@ -34,13 +34,14 @@ class Check:
     usually_means: str
     try_: str  # `section.option (× 2)` is filled in with the run's values
     look: Look
+    lasting: bool  # looks at evaluations alone, so that no later step can say that it is over
 
 
 def check(
-    name: str, *, metric: str, steps: int, threshold: str, usually_means: str, try_: str
+    name: str, *, metric: str, steps: int, threshold: str, usually_means: str, try_: str, lasting: bool = False
 ) -> Callable[[Look], Check]:
     """Make the function below a check."""
-    return lambda look: Check(name, metric, steps, threshold, usually_means, try_, look)
+    return lambda look: Check(name, metric, steps, threshold, usually_means, try_, look, lasting)
 
 
 def values(rows: Rows, name: str) -> list[float]:
@@ -125,6 +126,7 @@ def _loss_does_not_fall(rows: Rows, _: Options) -> Verdict:
     threshold="`eval/loss` in two evaluations running 3% (watch) or 10% (sick) above its lowest, while `loss` fell",
     usually_means="the training data is being learnt by heart: too many epochs, or too few examples",
     try_="stop at the lowest eval/loss (training.steps, training.epochs); lower optim.learning_rate (× 0.5); more data",
+    lasting=True,
 )
 def _overfitting(rows: Rows, _: Options) -> Verdict:
     if "eval/loss" not in rows[-1]:
@@ -158,6 +160,7 @@ def _accuracy_at_chance(rows: Rows, _: Options) -> Verdict:
     threshold="mean `accuracy` of 10 steps at least 0.95, and `eval/accuracy` at most 0.6 (sick)",
     usually_means="the reward model knows the training pairs, and nothing that holds beyond them",
     try_="more pairs, on more prompts; fewer steps; lower optim.learning_rate (× 0.3)",
+    lasting=True,
 )
 def _learnt_by_heart(rows: Rows, _: Options) -> Verdict:
     accuracy, held = fmean(values(rows[-10:], "accuracy") or [math.nan]), rows[-1].get("eval/accuracy", math.nan)

@@ -74,6 +74,7 @@ def _critic_does_not_learn(rows: Rows, _: Options) -> Verdict:
     "evaluations at least 12 rise, and at least 13 fall (watch) or 14 (sick)",
     usually_means="the policy found a hole in the reward: what it is paid for is not what you want",
     try_="stop where the judge was best; raise ppo.kl_coef (× 2); add pairs or a reward against what the samples show",
+    lasting=True,
 )
 def _reward_hacking(rows: Rows, _: Options) -> Verdict:
     for judge in (name for name in rows[-1] if name.startswith("judge/")):

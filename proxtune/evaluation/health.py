@@ -15,6 +15,7 @@ from proxtune.evaluation.checks import Check, Level
 from proxtune.runs import Row, Run
 
 CHECKS = (*checks_ppo.CHECKS, *checks.CHECKS)
+LASTING = {check.name for check in CHECKS if check.lasting}
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Health:
 
     def passed(self, finding: Finding) -> bool:
         """Whether it was found, and the newest row does not confirm it any more."""
-        return finding.name not in self.present
+        return finding.name not in self.present | LASTING
 
     def __str__(self) -> str:
         """In one line: `nothing found in 100 steps`, or the names with their steps."""
