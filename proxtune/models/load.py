@@ -20,7 +20,7 @@ from pydantic import Field, PositiveInt
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from proxtune.config import Section
-from proxtune.data.tokenizer import pad_id, train_tokenizer
+from proxtune.data.tokenizer import pad_id, stop_ids, train_tokenizer
 from proxtune.errors import ModelError
 from proxtune.models.language_model import LanguageModel, check_head
 from proxtune.models.lstm import LSTM, LSTMConfig
@@ -199,6 +199,7 @@ def _loading(source: str) -> Iterator[None]:
 def _pretrained(source: str) -> tuple[Any, Any]:
     with _loading(source):
         tokenizer = AutoTokenizer.from_pretrained(source)
+        stop_ids(tokenizer)  # refused before the weights are read
         return AutoModelForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True), tokenizer
 
 
