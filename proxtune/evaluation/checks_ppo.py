@@ -14,8 +14,8 @@ EVALUATIONS = 6  # of a trend on held-out data
     "KL runaway",
     metric="kl/sequence",
     steps=10,
-    threshold="`kl/sequence` above 10 nats an answer, and above 1 nat a token (watch) or 3 (sick), or costing more than "
-    "the score gained since the start (sick)",
+    threshold="`kl/sequence` above 10 nats an answer, and above 1 nat a token (watch) or 3 (sick), or costing more "
+    "than the score gained since the start (sick)",
     usually_means="the updates are too large, or the KL too cheap: the policy leaves the reference for nothing",
     try_="raise ppo.kl_coef (× 2) or set ppo.kl_target=6 with ppo.kl_horizon=500; lower optim.learning_rate (× 0.3)",
 )
