@@ -36,7 +36,7 @@ def gae(
     Returns:
         (advantages, returns), both [B, T], zero outside the mask.
     """
-    rewards, values = torch.where(mask, rewards, 0), torch.where(mask, values, 0)
+    values = torch.where(mask, values, 0)
     next_value = values.new_zeros(len(values)) if bootstrap is None else bootstrap
     next_advantage = torch.zeros_like(next_value)
     advantages = torch.zeros_like(values)
@@ -199,10 +199,10 @@ def clipped_value_loss(
 
     Returns:
         (loss, stats) with `clip_fraction` and `explained_variance` (1 − Var(R − V) / Var(R) of this batch, weighted by
-        its share of `count`; 0 where the returns do not vary).
+        its share of `count`; 0 where the returns do not vary, by more than a variance of 1e-8).
     """
     values, old_values, returns = (torch.where(mask, x, 0) for x in (values, old_values, returns))
-    near = values if clip is None else old_values + (values - old_values).clamp(-clip, clip)
+    near = values if clip is None else values.clamp(old_values - clip, old_values + clip)
     unclipped, clipped = (values - returns) ** 2, (near - returns) ** 2
     loss = masked_mean(torch.maximum(unclipped, clipped) / 2, mask, count=count)
     clip_fraction = masked_mean((clipped > unclipped).to(values.dtype), mask, count=count)
@@ -223,7 +223,7 @@ def _aggregate(x: Tensor, mask: Tensor, aggregate: str, count: Tensor | float | 
 
 def _old_new_kl(log_ratio: Tensor) -> Tensor:
     """k3 of old against new, clamped: one token at e^40 would hide every other in a figure that is only logged."""
-    log_ratio = log_ratio.detach().clamp(-20, 20)
+    log_ratio = log_ratio.clamp(-20, 20)
     return kl_estimate(torch.zeros_like(log_ratio), log_ratio, estimator="k3")
 
 
@@ -234,4 +234,4 @@ def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor, count: Te
     with torch.no_grad():
         total = variance(returns)
         share = 1.0 if count is None else mask.sum() / count
-        return torch.where(total > 0, 1 - variance(returns - values) / total, 0) * share
+        return torch.where(total > 1e-8, 1 - variance(returns - values) / total, 0) * share

@@ -240,3 +240,8 @@ def test_the_controller_moves_towards_the_target_at_most_a_fifth_of_its_gain(kl:
 def test_the_penalty_doubles_or_halves_outside_a_band_around_its_target(kl: float, expected: float) -> None:
     # target / 1.5 = 0.00667 and 1.5 · target = 0.015
     assert next_penalty_coef(1.0, kl, target=0.01) == expected
+
+
+@pytest.mark.parametrize(("kl", "expected"), [(1.9, 3.5), (2.0, 7.0), (4.5, 7.0), (4.6, 14.0)])
+def test_the_band_includes_its_ends(kl: float, expected: float) -> None:
+    assert next_penalty_coef(7.0, kl, target=3.0) == expected  # 3 / 1.5 = 2 and 3 · 1.5 = 4.5, exactly

@@ -81,6 +81,8 @@ def test_one_token_far_off_does_not_hide_the_others_in_approx_kl() -> None:
     loss, stats = clipped_policy_loss(far, row(0, 0), row(-1.0, -1.0), all_of(far), clip=0.2)
     assert stats["approx_kl"].item() == pytest.approx((math.expm1(20) - 20 + math.expm1(-20) + 20) / 2)
     assert loss.item() == pytest.approx((math.exp(40) + 0.8) / 2)
+    _, stats = clipped_policy_loss(row(-40), row(0), row(1), all_of(row(0)), clip=0.2)
+    assert stats["approx_kl"].item() == pytest.approx(19)  # e^−20 − 1 + 20
 
 
 MASK = torch.tensor([[True, False, False], [True, True, True], [False, False, False]])
@@ -185,6 +187,22 @@ def test_values_are_averaged_over_tokens_or_divided_by_the_steps_count() -> None
     assert plain.item() == 1.25  # ½ (1 + 4) / 2
     assert of_ten.item() == pytest.approx(0.5 * (1.5**2 + 2.5**2) / 10)  # held at 1.5 and 2.5
     assert stats["clip_fraction"].item() == pytest.approx(0.2)
+
+
+def test_a_value_within_reach_is_not_counted_as_clipped_for_its_rounding() -> None:
+    # 0.1 + (0.3 − 0.1) is not 0.3 in binary, in float32 neither; so written, a third of these values looked clipped.
+    old = torch.linspace(0, 1, 1001)[None]
+    values = old + 0.19 * torch.linspace(-1, 1, 1001)
+    assert clipped_value_loss(values, old, 3 * old, all_of(old), clip=0.2)[1]["clip_fraction"].item() == 0
+
+
+def test_returns_that_differ_by_rounding_alone_have_nothing_to_explain() -> None:
+    # The variance of the returns is 2.5e-15, that of the error 0.25: it was reported as −1e14.
+    stats = clipped_value_loss(row(0, 1), row(0, 1), row(1, 1 + 1e-7), all_of(row(0, 0)), clip=0.2)[1]
+    assert stats["explained_variance"].item() == 0
+    # From a variance of 1e-8 on it is what it is: returns ± 0.0002, errors ± 0.0001.
+    stats = clipped_value_loss(row(-1e-4, 1e-4), row(0, 0), row(-2e-4, 2e-4), all_of(row(0, 0)), clip=0.2)[1]
+    assert stats["explained_variance"].item() == pytest.approx(0.75)
 
 
 @pytest.mark.parametrize(
