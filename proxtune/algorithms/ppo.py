@@ -151,7 +151,7 @@ class PPO:
         kl = torch.where(rollout.mask, rollout.logprobs - ref_logprobs, 0).sum(1)
         stats |= self.describe(rollout, raw, kl) | {"kl/coef": self.kl_coef}
         self.last = _samples(answers, raw, kl, rollout)
-        if cfg.kl_target is not None:
+        if cfg.kl_target is not None and self.steps >= self.critic.warmup_steps:
             self.kl_coef = next_kl_coef(
                 self.kl_coef, float(kl.mean()), target=cfg.kl_target, horizon=cfg.kl_horizon, batch=len(rollout)
             )
@@ -235,9 +235,12 @@ class PPO:
             moved = sum(stats["policy/approx_kl"] for stats in updates) / len(updates)
             if cfg.kl_stop is not None and moved > cfg.kl_stop:
                 break
-        if cfg.loss == "kl_penalty" and cfg.penalty_target is not None and self.steps >= self.critic.warmup_steps:
-            self.penalty_coef = next_penalty_coef(self.penalty_coef, moved, target=cfg.penalty_target)
-        return tally.mean() | {"policy/epochs": float(epoch + 1), "optim/learning_rate": self.optimizer.learning_rate}
+        figures = {"policy/epochs": float(epoch + 1), "optim/learning_rate": self.optimizer.learning_rate}
+        if cfg.loss == "kl_penalty":
+            figures["policy/penalty_coef"] = self.penalty_coef
+            if cfg.penalty_target is not None and self.steps >= self.critic.warmup_steps:
+                self.penalty_coef = next_penalty_coef(self.penalty_coef, moved, target=cfg.penalty_target)
+        return tally.mean() | figures
 
     def update(self, minibatch: Experience, number: int) -> Metrics:
         """One optimiser step, the step's `number`th, in micro-batches whose losses add up to the minibatch's loss."""

@@ -68,6 +68,7 @@ METRICS = {
         "Policy loss", "surrogate", "What an update lowers; its level says little where advantages are whitened."
     ),
     "policy/epochs": Metric("Passes over a rollout", "epochs", "Fewer than configured where the KL limit ended them."),
+    "policy/penalty_coef": Metric("Penalty coefficient", "", "Weight of KL(old‖new) in the KL-penalty form of PPO."),
     "value/explained_variance": Metric(
         "Explained variance", "share", "Of the returns, by the critic: 1 is perfect, 0 no better than their mean."
     ),

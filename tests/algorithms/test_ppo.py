@@ -588,6 +588,14 @@ def test_kl_coef_rises_by_its_literal_share_while_the_kl_is_above_its_target() -
     assert algorithm.kl_coef == pytest.approx(0.05 * (1 + 0.2 * 8 / 80))
 
 
+def test_kl_coef_waits_for_the_end_of_the_warm_up_in_which_the_kl_is_0() -> None:
+    algorithm = ppo(kl_coef=0.05, kl_target=6.0, kl_horizon=80, parts=separate(LORA, warmup=1))
+    algorithm.step(PROMPTS)
+    assert algorithm.kl_coef == 0.05
+    algorithm.step(PROMPTS)
+    assert algorithm.kl_coef < 0.05
+
+
 def test_kl_coef_is_fixed_without_a_target() -> None:
     algorithm = ppo(kl_coef=0.05)
     algorithm.step(PROMPTS)
@@ -601,7 +609,8 @@ def test_the_penalty_coefficient_halves_or_doubles_by_the_kl_of_the_last_epoch(
     algorithm = ppo(loss="kl_penalty", penalty_target=target)
     found = []
     for _ in range(2):
-        algorithm.step(PROMPTS)
+        before = algorithm.penalty_coef
+        assert algorithm.step(PROMPTS)["policy/penalty_coef"] == before
         found.append(algorithm.penalty_coef)
     assert found == expected
 

@@ -1,6 +1,7 @@
 """DL-4: a tokenizer that lacks something trains right all the same, or is refused before the weights are read."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_dl4_a_tokenizer_is_right_or_refused_before_the_weights_are_read(
         assert all(ids[-1] in stops and not set(ids[:-1]) & set(stops) for ids in answers), answers
         assert len(answers) == {"sft": 1, "reward": 2, "ppo": 0}[command]
     figures = built.algorithm.step(next(built.batches))
-    assert all(value == value for value in figures.values())  # none is NaN
+    assert all(math.isfinite(figure) for figure in figures.values())
 
 
 def stop_tokens(built: Job) -> tuple[int, ...]:
