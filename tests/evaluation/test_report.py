@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proxtune.evaluation.health import CHECKS
 from proxtune.evaluation.report import HEADLINES, METRICS, Block, write_report
 from proxtune.runs import Run
 
@@ -98,6 +99,22 @@ def test_every_headline_has_a_title(tmp_path: Path) -> None:
     html = report(make_run(tmp_path / "run", [dict.fromkeys(HEADLINES, 1.0)]))
     assert html.count('<div class="tile"') == len(HEADLINES)
     assert "Pairs ranked right, held out" in html
+
+
+def test_findings_stand_on_the_page_and_on_their_curve(tmp_path: Path) -> None:
+    rows = [{"entropy": 2.0, "loss": 1.0}] * 10 + [{"entropy": 0.1, "loss": 1.0}] * 10
+    html = report(make_run(tmp_path / "run", rows))
+    assert re.search(r'<span class="badge">sick</span> <b>entropy collapse</b> <span class="soft">step 13</span>', html)
+    assert "the entropy fell from 2 to 0.1 nats a token." in html
+    assert "Found when: entropy below 25% (watch) or 10% (sick)" in html
+    [mark] = re.findall(r'<path class="mark"[^>]*/><title>(.*?)</title>', html)
+    assert mark == "step 13: entropy collapse"
+
+
+def test_a_page_without_findings_says_how_many_checks_there_were(tmp_path: Path) -> None:
+    html = report(make_run(tmp_path / "run", [{"entropy": 2.0}] * 20))
+    assert f"{len(CHECKS)} checks: nothing found in 20 steps." in html
+    assert 'class="mark"' not in html
 
 
 def test_samples_are_escaped_and_keep_their_columns(tmp_path: Path) -> None:
