@@ -190,10 +190,9 @@ def test_values_are_averaged_over_tokens_or_divided_by_the_steps_count() -> None
 
 
 def test_a_value_within_reach_is_not_counted_as_clipped_for_its_rounding() -> None:
-    # 0.1 + (0.3 − 0.1) is not 0.3 in binary, in float32 neither; so written, a third of these values looked clipped.
-    old = torch.linspace(0, 1, 1001)[None]
-    values = old + 0.19 * torch.linspace(-1, 1, 1001)
-    assert clipped_value_loss(values, old, 3 * old, all_of(old), clip=0.2)[1]["clip_fraction"].item() == 0
+    # old + (value − old) is not the value in float32: so written, 3 % of these looked clipped.
+    old, values = torch.linspace(-0.01, 0.01, 1001)[None], torch.linspace(0.15, -0.15, 1001)[None]
+    assert clipped_value_loss(values, old, 0 * old, all_of(old), clip=0.2)[1]["clip_fraction"].item() == 0
 
 
 def test_returns_that_differ_by_rounding_alone_have_nothing_to_explain() -> None:
