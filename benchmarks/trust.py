@@ -2,6 +2,7 @@
 
 python -m benchmarks.trust kills         20 kills each of sft, reward and ppo, and what they changed
 python -m benchmarks.trust save_cost     a checkpoint against a plain file of the same tensors
+python -m benchmarks.trust verify        what `doctor --verify` finds of jobs broken on purpose, and its time
 python -m benchmarks.trust rewards       servers and functions that misbehave: what they cost and what is told
 python -m benchmarks.trust configs       misspelt and mangled configs: what is told
 python -m benchmarks.trust data          damaged data files, and one of a gigabyte
@@ -108,7 +109,7 @@ def rewards() -> None:
         "rewards that misbehave (servers that stall, drip, lie or redirect; functions that hang, crash or take 4 GB): "
         "no score and never a 0, the right reason told, at most the deadline and a second"
     )
-    raw = {"most seconds beyond the deadline": latest, "tried": tried}
+    raw = {"seconds_beyond": latest, "tried": tried}
     measures = [f"proxtune/rewards/{name}.py" for name in trust_rewards.MEASURES]
     _record("rewards", claim, right, "misbehaviours", f">= {len(tried)}", right == len(tried), raw, measures)
 

@@ -23,6 +23,8 @@ from proxtune.rewards.worker import from_file
 from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.training.metrics import Metrics
 
+LIMITS = ("token_env", "timeout", "max_failed", "memory_gib")  # options of `reward` that a resumed run may change
+
 
 class RewardConfig(Section):
     """`reward`: what PPO is rewarded for. Python functions come by `--reward FILE.py:FUNCTION`, never from a config."""

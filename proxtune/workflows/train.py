@@ -15,8 +15,9 @@ from proxtune.evaluation.report import write_report
 from proxtune.runs import Run, environment
 from proxtune.training import stop
 from proxtune.training.loop import fit
-from proxtune.workflows.jobs import Job
+from proxtune.workflows.jobs import Job, PPORun, RunConfig
 from proxtune.workflows.progress import Progress
+from proxtune.workflows.rewards import LIMITS
 
 
 def execute(job: Job, *, resume: bool = False, console: Console | None = None) -> Run:
@@ -96,7 +97,7 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
         run.write_manifest(manifest)
         return manifest
     manifest = run.manifest()
-    old = run.config_path.read_text(encoding="utf-8")
+    old = configs.dump(_with_limits(configs.load(type(job.config), [run.config_path]), job.config))
     if old != text:
         raise ConfigError(
             f"{run.path} was begun with another config:\n{_difference(old, text)}\n"
@@ -118,7 +119,16 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
         raise CheckpointError(
             f"the data of {run.path} changed since it began ({', '.join(job.data)}); bring it back, or begin a new run"
         )
+    run.write_config(text)
     return manifest
+
+
+def _with_limits(old: RunConfig, new: RunConfig) -> RunConfig:
+    """The old config with the new limits of rewards: a run that they stopped may need others."""
+    if not (isinstance(old, PPORun) and isinstance(new, PPORun)):
+        return old
+    limits = {name: getattr(new.reward, name) for name in LIMITS}
+    return old.model_copy(update={"reward": old.reward.model_copy(update=limits)})
 
 
 def _difference(old: str, new: str) -> str:

@@ -1,5 +1,6 @@
 """RW-1, RW-4: a reward over HTTP: whatever the server does costs bounded time and tries, has a reason, and is no 0."""
 
+import importlib.util
 import itertools
 import logging
 import math
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,8 @@ from proxtune.rewards import remote
 from proxtune.rewards.base import Answers
 from proxtune.rewards.remote import RemoteReward, server_name, split_weight
 from tests.faults import FAULTS, Body, Fault, FaultServer, Handler, scores, well
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +63,20 @@ def test_the_server_gets_texts_and_columns_row_by_row(server: FaultServer) -> No
         },
         {"prompts": ["prompt 2"], "responses": ["xxx"], "columns": {"answer": [3], "level": [True]}},
     ]
+
+
+def test_the_example_server_speaks_the_protocol() -> None:
+    spec = importlib.util.spec_from_file_location("reward_server", ROOT / "docs/examples/reward_server.py")
+    assert spec is not None
+    assert spec.loader is not None
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    example.Brevity.log_message = lambda *args: None
+    with example.Server(("127.0.0.1", 0), example.Brevity) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        got = RemoteReward(f"http://127.0.0.1:{server.server_port}/brevity", batch=4)(answers(40))
+        server.shutdown()
+    assert got.tolist() == pytest.approx([-x / 100 for x in lengths(40)])
 
 
 def test_half_a_surrogate_pair_in_an_answer_is_sent_all_the_same(server: FaultServer) -> None:
