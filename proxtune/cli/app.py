@@ -35,13 +35,18 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest ch
 InitFrom = Annotated[Path | None, typer.Option(metavar="RUN", help="Start from the model that this run made.")]
 
 
+def sources(configs: list[str] | None) -> tuple[list[str], list[str]]:
+    """(files, overrides)"""
+    given = configs or []
+    overrides = [text for text in given if "=" in text and not Path(text).exists()]
+    return [text for text in given if text not in overrides], overrides
+
+
 def load_config(schema: "type[S]", configs: list[str] | None, init_from: Path | None) -> "S":
     """The config that files and overrides come to; `init_from` names the model to start from."""
     from proxtune import config
 
-    given = configs or []
-    overrides = [text for text in given if "=" in text and not Path(text).exists()]
-    files = [text for text in given if text not in overrides]
+    files, overrides = sources(configs)
     if init_from is not None:
         overrides.append(f"model.name={init_from}")
     return config.load(schema, files, overrides)
