@@ -123,6 +123,7 @@ class Job:
     notes: list[str] = field(default_factory=list)  # what was read, kept, cut
     rewards: dict[str, float] = field(default_factory=dict)  # name -> weight: functions do not stand in the config
     judges: list[str] = field(default_factory=list)  # names, likewise
+    held_out: Sequence[Any] = ()  # what `evaluate` measures on
 
 
 def sft_job(config: SFTRun) -> Job:
@@ -133,7 +134,7 @@ def sft_job(config: SFTRun) -> Job:
     length = _max_length(config, model)
     examples, report = encode(train.records, model.tokenizer, max_length=length, too_long=config.data.too_long)
     notes.append(str(report))
-    evaluate = None
+    evaluate, held = None, list[Any]()
     if held_out is not None:
         held, report = encode(held_out.records, model.tokenizer, max_length=length, too_long=config.data.too_long)
         notes.append(f"held out: {report}")
@@ -142,7 +143,7 @@ def sft_job(config: SFTRun) -> Job:
     steps = _steps(config, batches)
     algorithm = SFT(model, config.sft, optim=config.optim, total_steps=steps)
     counts = _count(model)
-    return Job("sft", config, algorithm, batches, steps, model.save, evaluate, base, data, counts, notes)
+    return Job("sft", config, algorithm, batches, steps, model.save, evaluate, base, data, counts, notes, held_out=held)
 
 
 def reward_job(config: RewardRun) -> Job:
@@ -166,7 +167,9 @@ def reward_job(config: RewardRun) -> Job:
         model.save(folder)
 
     counts = _count(lm, head)
-    return Job("reward", config, algorithm, batches, steps, save, evaluate, base, data, counts, notes)
+    return Job(
+        "reward", config, algorithm, batches, steps, save, evaluate, base, data, counts, notes, held_out=held or ()
+    )
 
 
 def ppo_job(
@@ -216,7 +219,7 @@ def ppo_job(
     watching = build_judges(config.reward, config.model, judges, reward, policy)
     if watching and held_out is None:
         raise ConfigError("a judge scores held-out answers, and no prompt is held out; set data.eval_fraction=0.05")
-    evaluate = None
+    evaluate, held = None, list[Any]()
     if held_out is not None and (asked or watching):
         held, report = encode_prompts(
             held_out.records, policy.tokenizer, max_length=length, too_long=config.data.too_long
@@ -227,7 +230,7 @@ def ppo_job(
     weights = {part.name: weight for part, weight in reward.rewards}
     names = [name.removeprefix("judge/") for name in watching]
     return Job(
-        "ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes, weights, names
+        "ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes, weights, names, held
     )
 
 
