@@ -36,6 +36,9 @@ class Metric(NamedTuple):
 
 METRICS = {
     "score/mean": Metric("Reward score", "mean", "Mean score of the step's responses, before any KL penalty."),
+    "judge": Metric(
+        "Judges", "mean score", "Held-out answers by judges that are never trained on; falls in a hacked run."
+    ),
     "kl/sequence": Metric(
         "KL to the reference",
         "nats a response",
@@ -74,9 +77,6 @@ METRICS = {
     ),
     "value/loss": Metric("Value loss", "squared error", "Half the squared error of the critic, clipped."),
     "value/clip_fraction": Metric("Clipped values", "share", "Tokens whose value moved past the clip range."),
-    "judge": Metric(
-        "Judges", "mean score", "Held-out answers by judges that are never trained on; falls in a hacked run."
-    ),
     "ptx/loss": Metric(
         "Loss of the mixed-in texts", "nats a token", "Of the rows that PPO-ptx mixes into the updates."
     ),
