@@ -57,7 +57,10 @@ def main(path: str, name: str, memory_gib: float, parent: int) -> None:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process when `parent` ends, however busy it is. Elsewhere it ends with its input."""
+    """Have the kernel kill this process when the thread of `parent` that started it ends, however busy it is.
+
+    Elsewhere than on Linux it ends with its input.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # ended already

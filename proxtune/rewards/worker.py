@@ -50,7 +50,7 @@ class WorkerReward:
 
     def __call__(self, answers: Answers) -> Tensor:
         try:
-            reply = self.worker.ask(answers.to_json(allow_nan=True), self.timeout)
+            reply = self.worker.ask(answers.to_json(allow_nan=True), self.timeout, " (reward.timeout)")
         except BaseException:  # Ctrl-C: the reply to come would be taken for that of the next call
             self._renew()
             raise
@@ -58,8 +58,9 @@ class WorkerReward:
             self._renew()
             return self.budget.scores([reply["failed"]] * len(answers.responses))
         if "scores" not in reply:
+            what = f"raised {reply['raised']}" if "raised" in reply else f"cannot be loaded again: {reply['error']}"
             raise RewardError(
-                f"the reward {self.name!r} raised {reply.get('raised') or reply['error']}\n"
+                f"the reward {self.name!r} {what}\n"
                 "A failed reward is not a reward of 0, so the run stops; mend the function and go on with --resume"
             )
         scores = checked(self.name, reply["scores"], len(answers.responses))
@@ -80,8 +81,8 @@ class _Worker:
         self.close = weakref.finalize(self, _end, self.process)
         self.late = False
 
-    def ask(self, line: bytes, seconds: float) -> dict[str, Any]:
-        """The reply to `line`, or {"failed": the reason} where there is none within `seconds`."""
+    def ask(self, line: bytes, seconds: float, option: str = "") -> dict[str, Any]:
+        """The reply to `line`, or {"failed": the reason} where there is none within `seconds`, which `option` sets."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         timer = Timer(seconds, self._expire)
@@ -94,7 +95,7 @@ class _Worker:
         finally:
             timer.cancel()
         if self.late:
-            return {"failed": f"no answer within {seconds:g} s (reward.timeout)"}
+            return {"failed": f"no answer within {seconds:g} s{option}"}
         if not reply.endswith(b"\n"):
             return {"failed": self._ended()}
         answer: dict[str, Any] = json.loads(reply)
