@@ -29,6 +29,12 @@ test: lint types layers ## everything that CI runs
 nightly: .venv ## the long tests: many kills, long fuzzing, soak
 	CI=true OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -q -m nightly
 
+mutate: .venv ## put each small mistake into the objectives: a test must find it (ten minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutate
+
+curves: .venv ## write the stored curves of tests/curves again, where the numbers are meant to change
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.curves
+
 lint: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -56,5 +62,5 @@ clean: ## remove caches and builds (.venv and runs stay)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help .venv demo check fast test nightly lint types layers fix results tables pins clean
+.PHONY: help .venv demo check fast test nightly mutate curves lint types layers fix results tables pins clean
 .DEFAULT_GOAL := help

@@ -1,4 +1,4 @@
-"""Every small mistake that could stand in a file of maths: its source again and again, each time with one thing changed.
+"""Every small mistake that could stand in a file of maths: its source again and again, with one thing changed.
 
 An operator takes a node of the syntax tree and yields what could stand there by mistake.
 """
@@ -7,6 +7,7 @@ import ast
 import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub,
@@ -186,24 +187,9 @@ def statements(node: ast.AST) -> Iterator[ast.AST]:
         yield ast.Pass()
 
 
-OPERATORS: dict[str, Operator] = {
-    f.__name__: f
-    for f in (
-        arithmetic,
-        terms,
-        signs,
-        comparisons,
-        extremes,
-        masks,
-        branches,
-        constants,
-        defaults,
-        indices,
-        calls,
-        arguments,
-        statements,
-    )
-}
+_ALL = [arithmetic, terms, signs, comparisons, extremes, masks, branches]
+_ALL += [constants, defaults, indices, calls, arguments, statements]
+OPERATORS: dict[str, Operator] = {operator.__name__: operator for operator in _ALL}
 
 
 def _places(node: ast.AST) -> Iterator[tuple[ast.AST, Callable[[ast.AST], None]]]:
@@ -212,11 +198,11 @@ def _places(node: ast.AST) -> Iterator[tuple[ast.AST, Callable[[ast.AST], None]]
         if field in PROSE:
             continue
         if isinstance(value, ast.AST):
-            yield from _below(value, lambda new, field=field: setattr(node, field, new))
+            yield from _below(value, partial(setattr, node, field))
         elif isinstance(value, list):
             for i, child in enumerate(value):
                 if isinstance(child, ast.AST):
-                    yield from _below(child, lambda new, value=value, i=i: value.__setitem__(i, new))
+                    yield from _below(child, partial(value.__setitem__, i))
 
 
 def _below(child: ast.AST, put: Callable[[ast.AST], None]) -> Iterator[tuple[ast.AST, Callable[[ast.AST], None]]]:
