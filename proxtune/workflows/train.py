@@ -107,8 +107,9 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
         raise ConfigError(
             f"{run.path} is rewarded by {manifest['rewards']}, not by {job.rewards}; pass the same --reward"
         )
-    if manifest["judges"] != job.judges:
-        raise ConfigError(f"{run.path} is judged by {manifest['judges']}, not by {job.judges}; pass the same --judge")
+    judges = manifest.get("judges", [])  # runs of 0.1.0 had none
+    if judges != job.judges:
+        raise ConfigError(f"{run.path} is judged by {judges}, not by {job.judges}; pass the same --judge")
     if manifest["base"] != job.base:
         raise CheckpointError(
             f"{run.path} began from weights with sha256 {manifest['base']['hash'][:16]}, but {job.base['name']} now "
