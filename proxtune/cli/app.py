@@ -29,7 +29,12 @@ Configs = Annotated[
     ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Read the data, build the model, show what would be done; train nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Show the data, the config, and what memory, disk and time the run needs, by three steps that are "
+        "thrown away.",
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run.")]
 InitFrom = Annotated[Path | None, typer.Option(metavar="RUN", help="Start from the model that this run made.")]

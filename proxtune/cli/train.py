@@ -75,10 +75,10 @@ def ppo(
 
 
 def _go(job: "Job", *, dry_run: bool, resume: bool) -> None:
-    from proxtune.workflows.dry_run import describe
+    from proxtune.workflows.dry_run import dry_run as try_out
     from proxtune.workflows.train import execute
 
     if dry_run:
-        typer.echo(describe(job))
+        try_out(job, console)
     else:
         execute(job, resume=resume, console=console)

@@ -96,8 +96,8 @@ def as_trained(record: Record, tokenizer: Tokenizer, max_length: int) -> list[Pr
     if isinstance(record, Prompt):
         (prompt,), _ = encode_prompts([record], tokenizer, max_length=WHOLE)
         room = max(0, len(prompt.prompt_ids) - max_length)
-        parts = [*_pieces(tokenizer, prompt.prompt_ids[:room], "cut")]
-        parts += _pieces(tokenizer, prompt.prompt_ids[room:], "given")
+        parts = [*pieces_of(tokenizer, prompt.prompt_ids[:room], "cut")]
+        parts += pieces_of(tokenizer, prompt.prompt_ids[room:], "given")
         note = f"{len(prompt.prompt_ids)} tokens, a prompt: its answer is sampled"
         return [Previewed(record.where, "", parts, note)]
     if isinstance(record, Preference):
@@ -107,19 +107,20 @@ def as_trained(record: Record, tokenizer: Tokenizer, max_length: int) -> list[Pr
     else:
         (example,), _ = encode([record], tokenizer, max_length=WHOLE)
         answers, given = {"": example.response_ids}, example.prompt_ids
-    return [_answered(record.where, name, given, ids, tokenizer, max_length) for name, ids in answers.items()]
+    return [answered(record.where, name, given, ids, tokenizer, max_length) for name, ids in answers.items()]
 
 
-def _answered(
+def answered(
     where: str, name: str, given: list[int], answer: list[int], tokenizer: Tokenizer, max_length: int
 ) -> Previewed:
+    """An answer to a prompt in pieces; what is over `max_length` tokens is marked as cut off."""
     room = max(0, max_length - len(given))
     kept, cut = answer[:room], answer[room:]
     stops = stop_ids(tokenizer)
     ends = bool(kept) and kept[-1] in stops
     body = kept[:-1] if ends else kept
-    pieces = [*_pieces(tokenizer, given, "given"), *_pieces(tokenizer, body, "trained")]
-    pieces += [*_pieces(tokenizer, kept[-1:] if ends else [], "stop"), *_pieces(tokenizer, cut, "cut")]
+    pieces = [*pieces_of(tokenizer, given, "given"), *pieces_of(tokenizer, body, "trained")]
+    pieces += [*pieces_of(tokenizer, kept[-1:] if ends else [], "stop"), *pieces_of(tokenizer, cut, "cut")]
     stop = f"yes ({pieces[-1].text})" if ends else f"no: the row is longer than {max_length} tokens"
     over = f", {len(cut)} cut off" if cut else ""
     note = f"{len(given) + len(answer)} tokens, {len(kept)} trained{over} · stop token trained: {stop}"
@@ -132,7 +133,7 @@ def _records(path: Path, kind: Format | Literal["auto"], encoding: Encoding, cha
     return (row.record for row in sifted if row.record is not None)
 
 
-def _pieces(tokenizer: Tokenizer, ids: Sequence[int], kind: Kind) -> Iterator[Piece]:
+def pieces_of(tokenizer: Tokenizer, ids: Sequence[int], kind: Kind) -> Iterator[Piece]:
     """Tokens one by one, but those that hold only bytes of a character together."""
     begun: list[int] = []
     for token in ids:
