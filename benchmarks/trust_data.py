@@ -25,7 +25,7 @@ READING = [
     f"proxtune/data/{name}.py" for name in ("lines", "files", "parquet", "formats", "records", "sift", "sources")
 ]
 CHECKING = "proxtune/workflows/data_check.py"
-WORDS_IN_ROW = {"long rows": 120, "short rows": 12}
+WORDS_IN_ROW = {"long_rows": 120, "short_rows": 12}
 IN_A_CHILD = """
 import sys
 from pathlib import Path
@@ -90,7 +90,10 @@ def files(seed: int = 1) -> None:
 
 
 def memory(size: int = GIGABYTE, read_size: int = GIGABYTE // 10) -> None:
-    """Peak memory of `data check` on a file of `size` bytes, and of reading a smaller one whole, as training does."""
+    """Peak memory of `data check` on a file of `size` bytes, and of reading a smaller one whole, as training does.
+
+    `read_bytes_a_row` is what a row takes in memory beside the bytes it has in the file.
+    """
     raw: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name, words in WORDS_IN_ROW.items():
@@ -99,11 +102,11 @@ def memory(size: int = GIGABYTE, read_size: int = GIGABYTE // 10) -> None:
             began = time.perf_counter()
             _, peak = peaks("workflows.data_check", "check", path)
             seconds = time.perf_counter() - began
-            raw[name] = {"rows": rows, "check MiB": round(peak / MIB), "check seconds": round(seconds)}
+            raw[name] = {"rows": rows, "check_mib": round(peak / MIB), "check_seconds": round(seconds)}
             rows = write_rows(path, read_size, words)
             before, peak = peaks("data.sources", "read", path)
-            raw[name]["read bytes a row beside its text"] = round((peak - before - read_size) / rows)
-    worst = max(figures["check MiB"] for figures in raw.values())
+            raw[name]["read_bytes_a_row"] = round((peak - before - read_size) / rows)
+    worst = max(figures["check_mib"] for figures in raw.values())
     write_record(
         RECORDS / "data_memory.json",
         claim="peak resident memory of `proxtune data check` on a JSONL file of 1 GB",

@@ -128,33 +128,29 @@ def _label_table(labels: Counter[str], name: str) -> Table:
 
 
 def _lines(checked: Checked, model: str | None, eval_path: Path | None) -> Iterator[str]:
-    rejected, unencoded, leaked = checked.rejected, checked.unencoded, checked.leaked
-    yield from _listed(f"{rejected.count:,} rejected", rejected)
+    if checked.rejected.count:
+        yield from _listed("rejected", checked.rejected)
     if checked.again.count:
-        where = f"lines {_numbers(checked.again)}" if checked.prompts > 1 else "all have one"
-        yield f"{checked.again.count:,} kept rows have the prompt of an earlier row, with another answer: {where}"
-    yield from _listed(f"{unencoded.count:,} kept rows cannot be encoded for {model}", unencoded)
+        where = f"lines {_numbers(checked.again)}" if checked.prompts > 1 else "all rows have one"
+        yield f"prompt of an earlier row, with another answer: {checked.again.count:,} ({where})"
     if model is not None:
-        yield from _listed(_too_long(checked), checked.too_long, always=True)
+        yield from _listed(f"cannot be encoded for {model}", checked.unencoded)
+        yield from _listed(f"longer than {checked.max_length:,} tokens", checked.too_long, _if_too_long(checked))
     if eval_path is not None:
-        title = f"{leaked.count:,} kept rows stand in {eval_path} too, or their prompt does"
-        yield from _listed(title, leaked, always=True)
+        yield from _listed(f"in {eval_path} too, the row or its prompt", checked.leaked)
 
 
-def _listed(title: str, places: Places, *, always: bool = False) -> Iterator[str]:
-    if always or places.count:
-        shown = f" (the first {len(places.first)} here)" if places.count > len(places.first) else ""
-        yield f"{title}{shown}" + ":" * bool(places.count)
+def _listed(title: str, places: Places, note: str = "") -> Iterator[str]:
+    shown = f", the first {len(places.first)} here" if places.count > len(places.first) else ""
+    yield f"{title}: {places.count:,}{shown}{note}"
     yield from (f"  {place}" for place in places.first)
 
 
-def _too_long(checked: Checked) -> str:
-    count = checked.too_long.count
-    title = f"{count:,} kept rows are longer than {checked.max_length:,} tokens"
-    if not count:
-        return title
+def _if_too_long(checked: Checked) -> str:
+    if not checked.too_long.count:
+        return ""
     no_room = f" and leaves out {checked.no_room:,} whose prompt alone is as long" * bool(checked.no_room)
-    return f"{title}; data.too_long=drop leaves them out, truncate cuts {count - checked.no_room:,}{no_room}"
+    return f"; data.too_long=drop leaves them out, truncate cuts {checked.too_long.count - checked.no_room:,}{no_room}"
 
 
 def quantile(counts: Counter[int], share: float) -> int:

@@ -14,7 +14,7 @@ from proxtune.data.files import rows
 from proxtune.data.formats import Format
 from proxtune.data.lines import Encoding, Hash, codec_of
 from proxtune.data.records import Completion, Labelled, Preference, Prompt, PromptLike, Rated, Record, Text, prompt_key
-from proxtune.data.sift import Digests, Duplicates, Fate, Known, Sieve, Sifted, digest_of
+from proxtune.data.sift import Digests, Fate, Known, Sieve, Sifted, digest_of
 from proxtune.data.sources import SHOWN, Tally
 from proxtune.errors import DataError
 
@@ -78,7 +78,6 @@ def check(
     eval_path: Path | None = None,
     format: Format | Literal["auto"] = "auto",  # noqa: A002 (the user's word for it)
     encoding: Encoding = "auto",
-    duplicates: Duplicates = "drop",
     chat: bool = False,
     count_tokens: CountTokens | None = None,
     max_length: int | None = None,
@@ -98,7 +97,7 @@ def check(
     """
     path = resolve(path)
     held_out = None if eval_path is None else _known(resolve(eval_path), format, encoding, chat)
-    sieve = Sieve(path, format=format, duplicates=duplicates, chat=chat)
+    sieve = Sieve(path, format=format, chat=chat)
     checked = Checked(path, max_length)
     prompts = Digests()
     with _cleaned(fix) as write:

@@ -61,8 +61,8 @@ def test_the_report_names_file_and_line_of_what_is_wrong(file: Path) -> None:
     assert not sound
     assert "read 8 = kept 4 + rejected 2 + filtered 1 + duplicate 1\n" in text
     assert f"\n  {file}:3: completion: got a number (3), expected a string, or a list of one message or more\n" in text
-    assert "1 kept rows have the prompt of an earlier row, with another answer: lines 2\n" in text
-    assert f"1 kept rows stand in {file.with_name('e.jsonl')} too, or their prompt does:\n  {file}:7\n" in text
+    assert "prompt of an earlier row, with another answer: 1 (lines 2)\n" in text
+    assert f"in {file.with_name('e.jsonl')} too, the row or its prompt: 1\n  {file}:7\n" in text
 
 
 def test_a_file_without_a_usable_row_is_not_sound(tmp_path: Path) -> None:
@@ -169,4 +169,4 @@ def test_options_that_are_not_known_are_named_with_the_known_ones(file: Path) ->
 def test_a_model_counts_its_own_tokens(file: Path) -> None:
     sound, text = told(file, model="bundled:smollm2", max_length=4)
     assert not sound
-    assert "kept rows are longer than 4 tokens; data.too_long=drop leaves them out, truncate cuts" in text
+    assert "longer than 4 tokens: 1; data.too_long=drop leaves them out, truncate cuts" in text
