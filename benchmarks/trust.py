@@ -21,7 +21,7 @@ from typing import Any
 import safetensors.numpy
 import torch
 
-from benchmarks import trust_configs, trust_data, trust_rewards
+from benchmarks import trust_configs, trust_data, trust_rewards, trust_verify
 from proxtune.evaluation.record import write_record
 from proxtune.training import checkpoint
 from tests.runs_tiny.lives import PHASES, SAVE_EVERY, kill_and_resume
@@ -149,8 +149,9 @@ def _record(
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kills", "save_cost", "rewards", "configs", "data"])
+    parser.add_argument("what", choices=["kills", "save_cost", "rewards", "configs", "data", "verify"])
     commands = {"kills": kills, "save_cost": save_cost, "rewards": rewards, "configs": configs, "data": trust_data.data}
+    commands["verify"] = trust_verify.measure
     commands[parser.parse_args().what]()
 
 
