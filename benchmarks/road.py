@@ -8,7 +8,6 @@ Usage, on an idle machine:
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -21,8 +20,8 @@ from typing import Any
 from packaging.requirements import Requirement
 from torch import nn
 
+from benchmarks.plots import draw
 from proxtune.algorithms.ppo import PPO
-from proxtune.charts import STYLE, line_chart
 from proxtune.evaluation.metrics import bootstrap_mean
 from proxtune.evaluation.record import write_record
 from proxtune.models.critic import CriticConfig
@@ -35,7 +34,7 @@ from tests import test_reference as same
 from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parents[1]
-RECORDS, IMAGES, RUNS = ROOT / "results" / "road", ROOT / "docs" / "images", ROOT / "runs"
+RECORDS, RUNS = ROOT / "results" / "road", ROOT / "runs"
 STEP = ("algorithms/ppo.py", "objectives/ppo.py", "rollouts/collect.py", "models/score.py")
 ROAD = [
     "proxtune/algorithms/ppo.py",
@@ -100,7 +99,7 @@ def plots(seeds: Sequence[int]) -> None:
     for plot, (stage, figure, title, unit) in CURVES.items():
         rows = {seed: Run.open(RUNS / f"road-{seed}" / stage).metrics() for seed in seeds}
         curves = {f"seed {seed}": [(row["step"], row[figure]) for row in run] for seed, run in rows.items()}
-        _draw(plot, curves, title, unit)
+        draw(plot, curves, records=RECORDS, title=title, y_label=unit)
 
 
 def reference(seeds: Sequence[int]) -> None:
@@ -117,7 +116,8 @@ def reference(seeds: Sequence[int]) -> None:
         curves[f"reference, seed {seed}"] = list(enumerate(oracle_scores, start=1))
         same_score = [abs(a - b) <= 1e-5 for a, b in zip(package, oracle_scores, strict=True)]
         equal.append(same_score.index(False) if False in same_score else steps)
-    _draw("reference", curves, "Package and reference/ppo.py, the same seeds", "score")
+    title = "Package and reference/ppo.py, the same seeds"
+    draw("reference", curves, records=RECORDS, title=title, y_label="score")
     measures = ["proxtune/algorithms/ppo.py", "proxtune/objectives/ppo.py", "reference/ppo.py"]
     claim = f"PPO steps, of {steps}, in which package and reference/ppo.py score the same to 1e-5"
     common = {"seeds": list(seeds), "measures": measures, "command": _command("reference", seeds)}
@@ -187,18 +187,6 @@ def _closure(package: str) -> set[str]:
         wanted = [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
         waiting += [need for need in wanted if need.lower().replace("_", "-") not in found]
     return found - {package}
-
-
-def _draw(name: str, curves: dict[str, list[tuple[float, float]]], title: str, unit: str) -> None:
-    stored = RECORDS / "curves" / f"{name}.jsonl"
-    stored.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps({"curve": curve, "points": points}) + "\n" for curve, points in curves.items())
-    stored.write_text("".join(lines))
-    IMAGES.mkdir(parents=True, exist_ok=True)
-    chart = line_chart(curves, title=title, x_label="step", y_label=unit)
-    styled = chart.replace(">", f"><style>{STYLE}</style>", 1)
-    styled = styled.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    (IMAGES / f"{name}.svg").write_text(styled, encoding="utf-8")
 
 
 def _spread(
