@@ -20,16 +20,20 @@ def parquet_rows(path: Path, file: BinaryIO, file_hash: Hash) -> Iterator[tuple[
     if find_spec("pyarrow") is None:
         raise DataError(f"{path}: reading .parquet needs pyarrow; install it with\n    pip install 'proxtune[parquet]'")
     import pyarrow as arrow  # noqa: PLC0415 (an extra)
-    from pyarrow import parquet  # noqa: PLC0415
 
     while piece := file.read(PIECE):
         file_hash.update(piece)
     number = 0
     try:
-        with parquet.ParquetFile(path, pre_buffer=False) as source:
-            for batch in source.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
+        for number, row in enumerate(_rows(path), start=1):
+            yield number, row
     except (arrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not Parquet that can be read, after row {number}: {error}") from error
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    from pyarrow import parquet  # noqa: PLC0415 (an extra)
+
+    with parquet.ParquetFile(path, pre_buffer=False) as source:
+        for batch in source.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
+            yield from batch.to_pylist()
