@@ -271,7 +271,8 @@ def _ptx(config: PPORun, policy: LanguageModel, length: int, notes: list[str], d
     """The language modelling that `ptx.data` asks for."""
     if config.ptx.data is None:
         return None
-    texts = read(config.ptx.data, on_error=config.data.on_error, chat=config.data.chat)
+    given = config.data
+    texts = read(config.ptx.data, encoding=given.encoding, on_error=given.on_error, chat=given.chat)
     examples, report = encode(texts.records, policy.tokenizer, max_length=length, too_long=config.data.too_long)
     notes += [str(texts.report), f"mixed in: {report}"]
     data[str(config.ptx.data)] = texts.fingerprint
