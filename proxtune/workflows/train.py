@@ -17,6 +17,7 @@ from proxtune.training import stop
 from proxtune.training.loop import fit
 from proxtune.workflows.jobs import Job, PPORun, RunConfig
 from proxtune.workflows.progress import Progress
+from proxtune.workflows.reload import reload_gap
 from proxtune.workflows.rewards import LIMITS
 
 
@@ -55,7 +56,10 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
                 evaluate=job.evaluate,
                 watch=progress,
             )
-        save_model(job, run)
+        gap = save_model(job, run)
+        console.print(
+            f"reloaded: same {'scores' if job.command == 'reward' else 'log-probs'} (largest difference {gap:.1g})"
+        )
         manifest |= {"finished": _now(), "seconds": manifest.get("seconds", 0.0) + time.perf_counter() - began}
         run.write_manifest(manifest)
         report = write_report(run)
@@ -63,18 +67,23 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
     return run
 
 
-def save_model(job: Job, run: Run) -> None:
-    """Write the model beside its final name, then rename: `model/` is whole or not there."""
+def save_model(job: Job, run: Run) -> float:
+    """Write the model beside its final name, load it again, then rename: `model/` is whole and right, or not there.
+
+    Returns the largest difference to the trained model. Raises ModelError: it cannot be written, or is another model.
+    """
     partial = run.path / "model.partial"
     for folder in (partial, run.model):
         shutil.rmtree(folder, ignore_errors=True)
     try:
         partial.mkdir()
         job.save(partial)
+        gap = reload_gap(job, partial)
         partial.rename(run.model)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise ModelError(f"cannot write {run.model}: {error}; make room, then finish with --resume") from error
+    return gap
 
 
 def _enter(job: Job, run: Run) -> dict[str, Any]:
