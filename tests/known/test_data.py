@@ -80,7 +80,7 @@ def test_trl_5813_training_and_scoring_encode_a_prompt_alike() -> None:
         assert encode_completion(tokenizer, text, "c")[0] == encode_prompt(tokenizer, text)
 
 
-def test_trl_5338_a_reward_models_score_does_not_depend_on_the_padding_beside_it() -> None:
+def test_rlhf_reward_modeling_49_a_score_does_not_depend_on_the_padding_beside_it() -> None:
     model = reward_model()
     short, long = PreferenceExample([5], [6, EOS], [7, EOS], ""), PreferenceExample([5] * 9, [6] * 20, [7] * 20, "")
     alone, beside = rewards(model, collate_pairs([short])), rewards(model, collate_pairs([short, long]))

@@ -125,7 +125,7 @@ def test_openrlhf_1250_there_is_one_mean_over_the_whole_mask() -> None:
     assert white.flatten().tolist() == pytest.approx([-(1.5**0.5), 1.5**0.5, 0, 0])
 
 
-def test_openrlhf_1250_a_single_token_is_not_divided_by_a_deviation_of_0() -> None:
+def test_roll_475_a_single_token_is_not_divided_by_a_deviation_of_0() -> None:
     assert whiten(rows([7, NAN]), bits("10")).tolist() == [[7, 0]]
 
 
@@ -135,12 +135,7 @@ def test_nemo_rl_4158_advantages_that_hardly_differ_are_not_blown_up() -> None:
     assert white.abs().max() < 1e-3
 
 
-def test_roll_475_whitening_divides_by_n() -> None:
-    # 0 and 2: deviation 1 over n, √2 over n − 1.
-    assert whiten(rows([0, 2]), bits("11"))[0].tolist() == pytest.approx([-1, 1])
-
-
-def test_trlx_361_the_controllers_target_is_of_whole_sequences() -> None:
+def test_trlx_441_the_controllers_target_is_of_whole_sequences() -> None:
     # 6 nats over 60 tokens: on target. Their mean, 0.1, would look far below it, and the coefficient would fall.
     assert next_kl_coef(0.2, 6.0, target=6.0, horizon=100, batch=10) == 0.2
     assert next_kl_coef(0.2, 0.1, target=6.0, horizon=100, batch=10) == pytest.approx(0.196)  # 1 − 0.2 · 10 / 100

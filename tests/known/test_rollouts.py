@@ -179,6 +179,27 @@ def test_trl_ppo_what_fills_up_an_ended_row_is_no_second_stop_token() -> None:
     assert [ids.count(EOS) for ids in lists(rollout)] == [int(not cut) for cut in rollout.truncated.tolist()]
 
 
+def test_trl_5338_an_answer_is_cut_or_ended_by_the_stop_token_in_use() -> None:
+    policy = tiny_model()
+    policy.stop_ids = (7, 12, 20)  # and not its EOS
+    nothing = lambda prompts, responses: [0.0] * len(responses)  # noqa: E731
+    rules: dict[str, Any] = {"truncation": "penalty", "penalty_score": -4.0, "kl_coef": 0, "lam": 1.0}
+    watch = watched(policy=policy, reward=nothing, **rules)
+    watch.step()
+    (found,) = watch.experiences
+    lengths, ids = found.tokens.response_lengths.tolist(), found.tokens.response_ids.tolist()
+    expected = [0.0 if row[n - 1] in {7, 12, 20} else -4.0 for row, n in zip(ids, lengths, strict=True)]
+    assert found.returns[:, 0].tolist() == expected
+    assert set(expected) == {0.0, -4.0}
+
+
+def test_trl_1066_dropout_goes_without_eval_mode_which_would_end_checkpointing_too() -> None:
+    policy = tiny_model(family="own")
+    policy.module.train()
+    watched(policy=policy).step()
+    assert policy.module.training
+
+
 @pytest.mark.parametrize("tuning", [FULL, LORA], ids=["full", "lora"])
 def test_trl_4_dropout_is_off_in_training_and_sampling_alike(tuning: Any) -> None:
     policy = tiny_model(family="own")

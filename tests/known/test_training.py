@@ -190,7 +190,7 @@ def test_openrlhf_1289_a_kl_target_of_0_is_refused() -> None:
         PPOConfig(kl_target=0)
 
 
-def test_trlx_361_the_controller_gets_the_kl_of_whole_responses() -> None:
+def test_trlx_441_the_controller_gets_the_kl_of_whole_responses() -> None:
     watch = watched(kl_coef=0.1, kl_target=5.0, kl_horizon=80, parts={"reference": tiny_model(seed=9)})
     kl = watch.step()["kl/sequence"]
     assert kl > 1.2 * 5  # above the target as a sum, and far below it as a mean over six tokens
