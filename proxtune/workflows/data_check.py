@@ -139,7 +139,7 @@ class _Watched(Hash):
 
 def _codec(path: Path, encoding: Encoding) -> str:
     if path.suffix.lower() == ".parquet":
-        return "binary"
+        return "parquet"
     with path.open("rb") as file:
         return codec_of(file, encoding)
 
@@ -154,7 +154,7 @@ def _count(checked: Checked, sifted: Sifted) -> None:
 
 def _kind_of(reason: str) -> str:
     """A reason without what differs from row to row."""
-    return re.sub(r"'[^']*'|\([^)]*\)|\d[\d,]*", "…", reason.partition(";")[0])
+    return re.sub(r"'[^']*'|\([^)]*\)|(?<![\w-])\d[\d,]*", "…", reason.partition(";")[0])
 
 
 def _measure(checked: Checked, record: Record, count_tokens: CountTokens | None, *, new_prompt: bool) -> None:

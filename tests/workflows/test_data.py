@@ -170,3 +170,13 @@ def test_a_model_counts_its_own_tokens(file: Path) -> None:
     sound, text = told(file, model="bundled:smollm2", max_length=4)
     assert not sound
     assert "longer than 4 tokens: 1; data.too_long=drop leaves them out, truncate cuts" in text
+
+
+def test_rows_of_one_mistake_are_one_line_of_the_report(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("ok\n好\n很好\n".encode("gb18030"))
+    checked = check(path)
+    assert {reason: places.count for (_, reason), places in checked.left_out.items()} == {
+        "byte … of the line … is not UTF-8": 2
+    }
+    assert check(path, encoding="gb18030").codec == "gb18030"
