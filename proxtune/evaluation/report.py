@@ -143,13 +143,13 @@ def _section(run: Run) -> dict[str, Any]:
         "health": health,
         "checks": len(CHECKS),
         "figures": list(_figures(rows, health.findings)),
-        "smoothed": any(len(points) > SMOOTH_FROM for points in _series(rows).values()),
+        "smoothed": any(len(points) > SMOOTH_FROM for points in curves_of(rows).values()),
         "columns": known + others,
         "samples": shown,
         "sample_steps": sorted({row["step"] for row in shown}),
         "sample_count": len(samples),
         "config": run.config_path.read_text(encoding="utf-8") if run.config_path.is_file() else "",
-        "manifest": Markup(table(_flat(manifest), ["what", "value"])) if manifest else "",  # noqa: S704 (escaped)
+        "manifest": Markup(table(flat(manifest), ["what", "value"])) if manifest else "",  # noqa: S704 (escaped)
     }
 
 
@@ -165,7 +165,7 @@ def _summary(rows: Sequence[Row]) -> str:
     return f"{rows[-1]['step']:,} steps, {duration}"
 
 
-def _series(rows: Sequence[Row]) -> dict[str, list[Point]]:
+def curves_of(rows: Sequence[Row]) -> dict[str, list[Point]]:
     """For each metric its (step, value)s, in the order of the log; what is not a number is left out."""
     series: dict[str, list[Point]] = {}
     for row in rows:
@@ -177,11 +177,11 @@ def _series(rows: Sequence[Row]) -> dict[str, list[Point]]:
 
 def _tiles(rows: Sequence[Row]) -> Iterator[dict[str, str]]:
     """The last figure of each headline metric, and the first one beside it."""
-    series = _series(rows)
+    series = curves_of(rows)
     for name in HEADLINES:
         if name in series:
             first, last = series[name][0], series[name][-1]
-            family, kind = _family(name)
+            family, kind = family_of(name)
             title = METRICS[family].title + (", held out" if kind == "held out" else "")
             yield {
                 "title": title,
@@ -192,7 +192,7 @@ def _tiles(rows: Sequence[Row]) -> Iterator[dict[str, str]]:
             }
 
 
-def _family(name: str) -> tuple[str, str]:
+def family_of(name: str) -> tuple[str, str]:
     """The chart that a metric belongs to, and what its curve is called there."""
     group, _, rest = name.partition("/")
     if group == "judge":
@@ -207,13 +207,13 @@ def _family(name: str) -> tuple[str, str]:
 def _figures(rows: Sequence[Row], findings: Sequence[Finding]) -> Iterator[dict[str, str]]:
     """A chart for each family of metrics, the known ones first; findings are marked where they were found."""
     families: dict[str, dict[str, list[Point]]] = {}
-    for name, points in _series(rows).items():
-        family, curve = _family(name)
+    for name, points in curves_of(rows).items():
+        family, curve = family_of(name)
         families.setdefault(family, {})[curve] = points
     order = {name: place for place, name in enumerate(METRICS)}
     for family in sorted(families, key=lambda name: (order.get(name, len(order)), name)):
         metric = METRICS.get(family, Metric(family, "value", ""))
-        drawn = {curve: _smoothed(points) for curve, points in families[family].items()}
+        drawn = {curve: smoothed(points) for curve, points in families[family].items()}
         chart = line_chart(
             {curve: line for curve, (line, _) in drawn.items()},
             bands={curve: band for curve, (_, band) in drawn.items()},
@@ -225,7 +225,7 @@ def _figures(rows: Sequence[Row], findings: Sequence[Finding]) -> Iterator[dict[
         yield {"name": family, "chart": Markup(chart), "definition": metric.definition}  # noqa: S704 (escaped)
 
 
-def _smoothed(points: Sequence[Point]) -> tuple[list[Point], list[Band]]:
+def smoothed(points: Sequence[Point]) -> tuple[list[Point], list[Band]]:
     """A long curve as its moving mean and a band of one standard deviation either side; a short one as it is."""
     if len(points) <= SMOOTH_FROM:
         return list(points), []
@@ -249,10 +249,10 @@ def _chosen_samples(samples: Sequence[Row]) -> list[Row]:
     return [row for step in sorted(chosen) for row in [r for r in samples if r["step"] == step][:MOST_SAMPLES_A_STEP]]
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
     """Nested values as (dotted name, text)."""
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{above}{name}.")
+            yield from flat(value, f"{above}{name}.")
         else:
             yield f"{above}{name}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
