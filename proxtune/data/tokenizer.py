@@ -1,7 +1,10 @@
 """What a tokenizer lacks, decided in one place: where an answer stops, what pads, how a conversation is written out."""
 
 import re
-from collections.abc import Iterable, Sequence
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 
 import jinja2
@@ -16,6 +19,8 @@ Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
 BYTES = 256
+RENDER_SECONDS = 1.0  # of the processor; a template is a program of whoever made the model
+RENDER_SPARE = 2**18  # characters it may add to a conversation
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message], *, generation_prompt: bool) -> str:
@@ -30,10 +35,16 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], *, generation_prom
         )
     turns = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt))
-    except jinja2.TemplateError as error:
+        with _at_most(RENDER_SECONDS):
+            text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=generation_prompt))
+    except (jinja2.TemplateError, TypeError, ValueError, MemoryError, RecursionError, TimeoutError) as error:
         roles = ", ".join(message.role for message in messages)
-        raise DataError(f"the tokenizer's chat template refuses a conversation of {roles}: {error}") from error
+        reason = str(error) or type(error).__name__
+        raise DataError(f"the tokenizer's chat template refuses a conversation of {roles}: {reason}") from error
+    given = sum(len(message.content) for message in messages)
+    if len(text) > 8 * given + RENDER_SPARE:
+        raise DataError(f"the tokenizer's chat template makes {len(text):,} characters of {given:,}; mend it")
+    return text
 
 
 def stop_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -100,6 +111,25 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
     fast: Any = PreTrainedTokenizerFast
     return cast(PreTrainedTokenizerFast, fast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS))
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the main thread once the block has used so much of the processor; elsewhere do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"it takes more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGVTALRM, late)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _turn_end(tokenizer: Tokenizer) -> int | None:

@@ -65,5 +65,10 @@ class RewardModel:
         if not (folder / "head.json").exists():
             raise ModelError(f"{folder} holds no reward model (no head.json); expected the result of `proxtune reward`")
         head = ScalarHead(lm.hidden_size, zero=True)
-        head.load_state_dict(load_file(folder / "head.safetensors"))
-        return cls(lm, head.to(lm.device), **json.loads((folder / "head.json").read_text()))
+        try:
+            head.load_state_dict(load_file(folder / "head.safetensors"))
+            meta = json.loads((folder / "head.json").read_text(encoding="utf-8"))
+            length, gain, bias = int(meta["max_length"]), float(meta["gain"]), float(meta["bias"])
+        except Exception as error:
+            raise ModelError(f"the head of the reward model {folder} cannot be read: {error}") from error
+        return cls(lm, head.to(lm.device), length, gain, bias)

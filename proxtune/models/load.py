@@ -25,6 +25,7 @@ from proxtune.errors import ModelError
 from proxtune.models.language_model import LanguageModel, check_head
 from proxtune.models.lstm import LSTM, LSTMConfig
 from proxtune.models.transformer import Transformer, TransformerConfig
+from proxtune.models.vetting import vet
 
 # name: (package, file in it, how to get it). The packages declare dependencies that reading a file does not need.
 BUNDLED = {
@@ -99,8 +100,10 @@ def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, int]:
         raise ModelError(f"{name} has no tokenizer before it is trained; name a model, or a run of yours")
     source = resolve(name)
     with _loading(source):
-        config = AutoConfig.from_pretrained(source).get_text_config()
-        return AutoTokenizer.from_pretrained(source), int(getattr(config, "max_position_embeddings", 2**20))
+        vet(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return tokenizer, int(getattr(config, "max_position_embeddings", 2**20))
 
 
 def device(name: str) -> torch.device:
@@ -158,8 +161,9 @@ def from_gguf(file: Path) -> Path:
     folder = cache / f"{file.stem}-{key}"
     if folder.exists():
         return folder
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    module: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    with _loading(str(file)):
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        module: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     module.hf_quantizer, module.is_quantized, module.quantization_method = None, False, None
     if hasattr(module.config, "quantization_config"):
         del module.config.quantization_config
@@ -186,11 +190,15 @@ def _bundled_file(name: str) -> Path:
 
 @contextmanager
 def _loading(source: str) -> Iterator[None]:
+    """Whatever goes wrong with the model's files becomes a ModelError."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except ModelError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"cannot load the model {source!r}: {str(error).strip().splitlines()[0]}\n"
+            f"cannot load the model {source!r}: {reason}\n"
             "expected a hub id, a folder with config.json, safetensors weights and a tokenizer, a run, a .gguf file, "
             f"bundled:smollm2, {' or '.join(SCRATCH)}"
         ) from error
@@ -198,9 +206,19 @@ def _loading(source: str) -> Iterator[None]:
 
 def _pretrained(source: str) -> tuple[Any, Any]:
     with _loading(source):
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        vet(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         stop_ids(tokenizer)  # refused before the weights are read
-        return AutoModelForCausalLM.from_pretrained(source, dtype="auto", use_safetensors=True), tokenizer
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+    module, found = loaded
+    if found["missing_keys"]:
+        raise ModelError(
+            f"the files of {source!r} lack {len(found['missing_keys'])} weights of the model that its config.json "
+            f"describes, which would be random (first: {min(found['missing_keys'])}); get them whole"
+        )
+    return module, tokenizer
 
 
 def _from_scratch(config: ModelConfig, corpus: Iterable[str], seed: int) -> tuple[Any, Any]:
@@ -232,4 +250,5 @@ def _tokenizer(sizes: ScratchConfig, corpus: Iterable[str]) -> Any:
         return train_tokenizer(corpus, sizes.vocab_size)
     source = resolve(sizes.tokenizer)
     with _loading(source):
-        return AutoTokenizer.from_pretrained(source)
+        vet(source)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)

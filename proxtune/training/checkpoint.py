@@ -81,7 +81,16 @@ def load(folder: Path) -> tuple[int, State]:
         tensors = load_file(folder / TENSORS)
         document = json.loads((folder / STATE).read_text(encoding="utf-8"))
         return int(document["step"]), {key: _join(value, tensors) for key, value in document["state"].items()}
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
         raise CheckpointError(f"{folder} was not written by proxtune: {error!r}") from error
 
 
