@@ -1,6 +1,7 @@
 """Training jobs over tiny models, whole, and each broken on purpose so that `proxtune doctor --verify` must see it."""
 
 import copy
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,14 +71,19 @@ def reward_job(*, tuning: TuningConfig = LORA, model: LanguageModel | None = Non
 
 
 def ppo_job(
-    cls: type[PPO] = PPO, *, tuning: TuningConfig = LORA, model: LanguageModel | None = None, **parts: Any
+    cls: type[PPO] = PPO,
+    *,
+    tuning: TuningConfig = LORA,
+    model: LanguageModel | None = None,
+    reward: Callable[..., list[float]] | None = None,
+    **parts: Any,
 ) -> Job:
     """Answers of up to eight tokens to four prompts, at a temperature that is not 1."""
     policy = tune(model or tiny_model(), tuning)
     rows = [PromptExample(ids, policy.text(ids), {}, f"row {i}") for i, ids in enumerate(WORDS)]
     algorithm = cls(
         policy,
-        brevity,
+        reward or brevity,
         PPOConfig(batch_size=4, minibatch_size=4, epochs=1),
         rollout=SamplingConfig(max_new_tokens=8, temperature=0.95),
         optim=OPTIM,
@@ -93,6 +99,11 @@ def _job(command: str, config: Any, algorithm: Any, rows: list[Any]) -> Job:
 
 def brevity(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
     return [-float(len(response)) for response in responses]
+
+
+def luck(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """A reward with a generator of its own, which no checkpoint holds."""
+    return [random.SystemRandom().random() for _ in responses]
 
 
 @dataclass(frozen=True)
@@ -284,5 +295,6 @@ DEFECTS = (
     Defect("the engine takes a wrong token", (ENGINE,), lambda: ppo_job(sampler=careless)),
     Defect("a checkpoint without Adam's moments", (RESUME,), lambda: sft_job(ForgetsTheMoments)),
     Defect("a checkpoint without the step", (RESUME,), lambda: ppo_job(ForgetsTheStep)),
+    Defect("the reward is a matter of luck", (RESUME,), lambda: ppo_job(reward=luck)),
     Defect("the model is saved without its adapter", (SAVED,), unmerged),
 )

@@ -115,7 +115,7 @@ def masked_slots(trial: Trial) -> Gap:
 def microbatches(trial: Trial) -> Gap:
     """The gradient of a step, and the same in micro-batches of one and of two rows."""
     _, whole = trial.dry_step()
-    parts = [(f"{rows} at a time, ", trial.dry_step(microbatch=rows)[1]) for rows in (1, 2)]
+    parts = [(f"{rows} at a time, in ", trial.dry_step(microbatch=rows)[1]) for rows in (1, 2)]
     return max((compare(trial, whole, part, how) for how, part in parts), key=lambda gap: nan_last(gap.value))
 
 
@@ -288,7 +288,7 @@ def compare(trial: Trial, one: Mapping[str, Tensor], other: Mapping[str, Tensor]
         scale = max(float(x.norm()), 1e-3 * whole)
         shares[name] = float((x - other[name]).norm()) / scale if scale else math.nan
     name = max(shares, key=lambda name: nan_last(shares[name]))
-    return Gap(shares[name], GRADIENT[trial.model.module.dtype], f"{how}in {name}")
+    return Gap(shares[name], GRADIENT[trial.model.module.dtype], how + name)
 
 
 def together(figures: Metrics, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -86,15 +86,17 @@ class Recorder(Optimizer):
         return dict(figures)
 
 
-class Spread:
-    """A reward whose scores differ whatever it says of these answers: without a difference nothing is learnt."""
+class Alternating:
+    """+1 and −1 by turns, on top of a reward's scores if there is one: without a difference nothing is learnt."""
 
-    def __init__(self, reward: Reward) -> None:
-        self.reward, self.name = reward, reward.name
+    name = "alternating"
+
+    def __init__(self, reward: Reward | None = None) -> None:
+        self.reward = reward
 
     def __call__(self, answers: Answers) -> Tensor:
-        scores = self.reward(answers)
-        return scores + 1 - 2 * (torch.arange(len(scores)) % 2)
+        turns = 1.0 - 2 * (torch.arange(len(answers.responses)) % 2)
+        return turns if self.reward is None else self.reward(answers) + turns
 
 
 class Trial:
@@ -128,7 +130,7 @@ class Trial:
             disable_dropout(module)
         if isinstance(self.algorithm, PPO):
             self.algorithm.sampler = replayed(self.tokens, self.truncated)
-            self.algorithm.reward = Spread(self.algorithm.reward)
+            self.algorithm.reward = Alternating(self.algorithm.reward)
             # What a run would stop at is measured here instead.
             self.algorithm.assert_equal = lambda *_: None  # type: ignore[method-assign]
 
@@ -189,12 +191,15 @@ class Trial:
     def dry_step(
         self, rows: Sequence[Any] | None = None, *, microbatch: int | None = None, sampler: Sampler | None = None
     ) -> tuple[Metrics, dict[str, Tensor]]:
-        """The figures of one step on `rows`, and the gradients that the optimiser is given. Nothing moves."""
+        """The figures of one step on `rows`, and the gradients that the optimiser is given.
+
+        Nothing moves, and no reward is asked: one that is a matter of luck would be another gradient each time.
+        """
         probe: Any = copy.copy(self.algorithm)  # Any: one of three classes, whose configs are three
         probe.config = probe.config.model_copy(update={"microbatch_size": microbatch})
         probe.optimizer = Recorder(probe.optimizer, self.trained())
         if isinstance(probe, PPO):
-            probe.sampler, probe.scale = sampler or probe.sampler, copy.copy(probe.scale)
+            probe.sampler, probe.reward, probe.scale = sampler or probe.sampler, Alternating(), copy.copy(probe.scale)
         figures: Metrics = probe.step(self.rows if rows is None else rows)
         return figures, probe.optimizer.gradients
 

@@ -192,7 +192,8 @@ def examine(trial: Trial, each: Check) -> Finding | None:
     if gap is None:
         return None
     passed = gap.value <= gap.limit
-    hint = "" if passed else f"{gap.where[:1].upper()}{gap.where[1:]}. {each.hint}" if gap.where else each.hint
+    where = f"Where: {gap.where}. " if gap.where else ""
+    hint = "" if passed else where + each.hint
     return Finding(each.name, gap.value, gap.limit, each.unit, passed, hint, time.monotonic() - began)
 
 
