@@ -111,6 +111,14 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 48 s, 12 min, 3 h 05 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """About `count` round numbers that enclose `low` < `high`, in steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / count

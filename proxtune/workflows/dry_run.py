@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proxtune import config as configs
+from proxtune.charts import duration
 from proxtune.data.template import PreferenceExample, PromptExample
 from proxtune.data.tokenizer import Tokenizer
 from proxtune.workflows import memory, preview
@@ -83,14 +84,6 @@ def describe(job: Job) -> str:
             configs.dump(job.config),
         ]
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 48 s, 12 min, 3 h 05 min."""
-    minutes = round(seconds / 60)
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _show_rows(job: Job, tokenizer: Tokenizer, console: Console) -> None:
