@@ -9,7 +9,7 @@ from proxtune.data.template import PromptExample, encode_prompt
 from proxtune.models.heads import ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.rollouts.rollout import Rollout, Sampler
-from proxtune.rollouts.sampling import SamplingConfig, row_uniforms
+from proxtune.rollouts.sampling import NotFiniteError, SamplingConfig, row_uniforms
 
 
 def as_prompts(model: LanguageModel, prompts: Sequence[str | PromptExample]) -> list[PromptExample]:
@@ -39,7 +39,10 @@ def collect(
     for start in range(0, len(prompts), rows_at_once):
         part = list(prompts[start : start + rows_at_once])
         uniforms = row_uniforms(seed, "rollout", step, range(start, start + len(part)), config.max_new_tokens)
-        chunks.append(sampler(model, part, config, uniforms=uniforms, head=head))
+        try:
+            chunks.append(sampler(model, part, config, uniforms=uniforms, head=head))
+        except NotFiniteError as error:
+            raise NotFiniteError(start + error.row, model.text(part[error.row])) from error
     return chunks[0] if len(chunks) == 1 else join(prompts, chunks)
 
 

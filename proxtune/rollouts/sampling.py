@@ -41,6 +41,17 @@ def training_problems(config: SamplingConfig) -> list[tuple[str, str]]:
     return problems
 
 
+class NotFiniteError(GenerationError):
+    """A logit is NaN or +inf in this row of the batch, whose prompt may be told."""
+
+    def __init__(self, row: int, prompt: str | None = None) -> None:
+        named = "" if prompt is None else f" (the prompt {prompt!r:.100})"
+        super().__init__(
+            f"the model's logits are not finite in row {row} of the batch{named}; its weights may have diverged"
+        )
+        self.row = row
+
+
 def row_uniforms(seed: int, purpose: str, step: int, rows: Sequence[int], length: int) -> Tensor:
     """[B, length] float64 draws in [0, 1), one generator a row: a row's tokens do not depend on its neighbours."""
     draws = [
@@ -70,15 +81,13 @@ def next_tokens(
         (tokens [B], log-probs [B] under softmax(logits / temperature)).
 
     Raises:
-        GenerationError: a logit is NaN or +inf, with the number of the row.
+        NotFiniteError: a logit is NaN or +inf, with the number of the row.
     """
     bad = ~(logits.max(-1).values.isfinite() & ~logits.isnan().any(-1))
     if bad.any():
         first = int(bad.nonzero()[0])
         row = first if rows is None else rows[first]
-        raise GenerationError(
-            f"the model's logits are not finite in row {row} of the batch; its weights may have diverged"
-        )
+        raise NotFiniteError(row)
     if config.temperature == 0:
         tokens = _filtered(logits, config, seen).argmax(-1)
         return tokens, logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]

@@ -207,20 +207,10 @@ def test_ro3_logits_that_are_not_finite_stop_the_sampler(sampler: Sampler, bad: 
         draw(poisoned_model(7, bad), sampler, prompts=[[5, 6], [8], [7]])
 
 
-def wrongly_numbered(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-
-
-@pytest.mark.parametrize(
-    ("sampler", "rows_at_once"),
-    [
-        (sample, 64),
-        pytest.param(sample, 1, marks=wrongly_numbered("it is the number in the chunk")),
-        (generate, 64),
-    ],
-)
-def test_ro3_the_row_that_is_not_finite_is_named(sampler: Sampler, rows_at_once: int) -> None:
-    with pytest.raises(GenerationError, match="not finite in row 2 of the batch"):
+@each_sampler
+@pytest.mark.parametrize("rows_at_once", [64, 2, 1])
+def test_ro3_the_row_that_is_not_finite_is_named_with_its_prompt(sampler: Sampler, rows_at_once: int) -> None:
+    with pytest.raises(GenerationError, match=r"not finite in row 2 of the batch \(the prompt 'f'\)"):
         draw(
             poisoned_model(7), sampler, SamplingConfig(max_new_tokens=1), [[5, 6], [8], [7]], rows_at_once=rows_at_once
         )
