@@ -29,7 +29,7 @@ def test_tr4_every_row_that_is_kept_has_a_token_to_learn_and_the_others_are_coun
         examples, report = encode(records, TOKENIZER, max_length=max_length, too_long=too_long)
     except DataError as error:
         told = str(error)
-        assert "no row is left" in told or (too_long == "error" and "more than max_length" in told)  # noqa: PT017
+        assert "no row is left" in told or (too_long == "error" and "more than max_length" in told)
         return
     assert collate_examples(examples).mask.any(1).all()
     assert (report.read, report.kept) == (len(records), len(examples))
