@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
@@ -63,9 +63,11 @@ def list_runs(folder: Path, console: Console) -> None:
     if not found:
         console.print(f"no run in {folder}; `proxtune demo` or `proxtune sft` makes one", highlight=False)
         return
-    shown = Table(*(Column(name, overflow="fold") for name in COLUMNS))
+    widths = {"state": 9, "last figures": 18, "began": 10}
+    columns = (Column(name, overflow="fold", min_width=widths.get(name), no_wrap=name == "began") for name in COLUMNS)
+    shown = Table(*columns, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for run in sorted(found, key=lambda run: (run.began, run.name)):
-        style = STYLES.get(re.split("[,:]", run.state)[0], "yellow")
+        style = STYLES.get(run.state.partition(",")[0], "yellow")
         shown.add_row(*(Text(cell, style if cell is run.state else "") for cell in run.cells))
     console.print(shown)
 
@@ -113,10 +115,13 @@ def overview(path: Path, name: str) -> Overview:
             figures=_headlines(rows),
             duration=duration(seconds) if seconds else "",
             model=str(manifest.get("base", {}).get("name", "")),
-            began=str(manifest.get("began", ""))[:16].replace("T", " "),
+            began=str(manifest.get("began", "")).partition("T")[0],
         )
-    except (ProxtuneError, OSError, ValueError, TypeError, AttributeError) as error:
-        return Overview(name, "", f"unreadable: {error}", "", "", "", "")
+    except (ProxtuneError, OSError) as error:
+        why = str(error)
+    except (ValueError, TypeError, AttributeError) as error:
+        why = f"its manifest or metrics are not as proxtune writes them: {error}"
+    return Overview(name, "", "unreadable", why, "", "", "")
 
 
 def is_running(path: Path) -> bool:
@@ -158,7 +163,7 @@ def _state(path: Path, manifest: dict[str, Any], last: int) -> str:
 
 def _headlines(rows: Sequence[Row]) -> str:
     last = {name: points[-1][1] for name, points in curves_of(rows).items()}
-    found = [f"{name} {number(last[name])}" for name in HEADLINES if name in last]
+    found = [f"{name} {number(last[name])}" for name in HEADLINES if name in last and not name.startswith("time/")]
     return "\n".join(found[:FIGURES])
 
 
@@ -181,7 +186,7 @@ def _differences(conditions: Sequence[dict[str, str]]) -> Iterator[tuple[str, ..
     keys = dict.fromkeys(key for each in conditions for key in each)
     for key in keys:
         values = [each.get(key, "–") for each in conditions]
-        if len(set(values)) > 1:
+        if len(set(values)) > 1 and key != "name":
             yield (key, *values)
 
 
