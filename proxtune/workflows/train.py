@@ -33,7 +33,7 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
     console = console or Console()
     with stop.listening(), stop.held(), Run.create(job.config.runs / job.config.name, resume=resume) as run:
         for note in job.notes:
-            console.print(note, style="dim", highlight=False)
+            console.print(note, style="dim", highlight=False, soft_wrap=True)
         manifest = _enter(job, run)
         if manifest["threads"] != (threads := torch.get_num_threads()):
             console.print(
