@@ -34,7 +34,7 @@ WORKFLOWS = [f"proxtune/workflows/{name}.py" for name in ("memory", "probe", "dr
 MEASURES = [*WORKFLOWS, *(f"proxtune/algorithms/{name}.py" for name in ("sft", "reward_model", "ppo"))]
 
 
-def brevity(prompts: list[str], responses: list[str]) -> list[float]:
+def brevity(prompts: list[str], responses: list[str]) -> list[float]:  # noqa: ARG001
     """Short answers are good ones."""
     return [-len(response) / 100 for response in responses]
 
@@ -73,7 +73,7 @@ def measure() -> None:
             raw[name] = {what: _in_process(what, name, folder) for what in ("foretold", "run")}
             print(name, raw[name], flush=True)
     bounds = {
-        "memory": "the allocator: what glibc keeps of freed pieces depends on their order, and is not in the arithmetic",
+        "memory": "the allocator: what glibc keeps of freed pieces depends on their order",
         "time": "two timed steps on a machine with other work",
     }
     for what, unit in (("memory", "GiB of peak resident memory"), ("time", "CPU seconds of one thread")):
@@ -81,8 +81,8 @@ def measure() -> None:
         worst = max(map(abs, off.values()))
         write_record(
             ROOT / "results" / "trust" / f"dryrun_{what}.json",
-            claim=f"a dry run's likely {what} ({unit}) against the run's own, over SFT, reward model and PPO of {STEPS} "
-            "steps: the largest error",
+            claim=f"a dry run's likely {what} ({unit}) against the run's own, the largest error over SFT, reward model "
+            f"and PPO of {STEPS} steps",
             value=worst,
             unit="of the run's own",
             interval=None,
