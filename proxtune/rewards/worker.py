@@ -86,8 +86,9 @@ class _Worker:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         timer = Timer(seconds, self._expire)
-        timer.start()
+        timer.daemon = True  # a process that is stopped does not wait for it
         try:
+            timer.start()
             with suppress(BrokenPipeError):  # it has ended, perhaps with a last word
                 self.process.stdin.write(line + b"\n")
                 self.process.stdin.flush()

@@ -35,15 +35,15 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
         for note in job.notes:
             console.print(note, style="dim", highlight=False, soft_wrap=True)
         manifest = _enter(job, run)
+        if manifest.get("finished"):
+            console.print(f"{run.path} is finished: {job.steps} steps, model in {run.model}. Nothing left to do.")
+            return run
         if manifest["threads"] != (threads := torch.get_num_threads()):
             console.print(
                 f"{run.path} began with {manifest['threads']} threads and goes on with {threads}: the last bits of its "
                 f"figures may differ from a run that was not interrupted (OMP_NUM_THREADS={manifest['threads']})",
                 highlight=False,
             )
-        if manifest.get("finished"):
-            console.print(f"{run.path} is finished: {job.steps} steps, model in {run.model}. Nothing left to do.")
-            return run
         began = time.perf_counter()
         with Progress(job.command, job.steps, console, run, job.config.model_dump(mode="json")) as progress:
             fit(

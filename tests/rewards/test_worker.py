@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -288,6 +289,23 @@ def test_a_call_that_is_interrupted_leaves_no_reply_for_the_next_one(write: Call
         reward(two_answers())
     signal.signal(signal.SIGALRM, before)
     assert reward(two_answers()).tolist() == [2.0, 4.0]
+
+
+def test_tr2_a_signal_at_the_start_of_a_call_leaves_nothing_that_keeps_the_process_alive(
+    write: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = misbehaving(write, "pass", timeout=5)
+    begin = threading.Timer.start
+
+    def interrupted(timer: threading.Timer) -> None:
+        begin(timer)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Timer, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reward(two_answers())
+    time.sleep(0.05)
+    assert [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)] == []
 
 
 def test_a_file_that_was_mended_is_read_anew_after_a_failure(write: Callable[[str], str]) -> None:
