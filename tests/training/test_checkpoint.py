@@ -136,6 +136,22 @@ def test_ck4_one_changed_byte_anywhere_is_found_and_named(tmp_path: Path) -> Non
     verify(folder)
 
 
+def test_ck4_two_hundred_random_flips_are_each_found_and_the_one_before_is_used(tmp_path: Path) -> None:
+    save(tmp_path, 1, small_state(1))
+    folder = save(tmp_path, 2, small_state(2))
+    rng = random.Random(4)
+    for _ in range(200):
+        path = folder / rng.choice(FILES)
+        content = path.read_bytes()
+        place = rng.randrange(len(content))
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :])
+        complaints: list[str] = []
+        assert latest(tmp_path, complaints.append) == tmp_path / "step-000001"
+        assert len(complaints) == 1
+        path.write_bytes(content)
+    assert latest(tmp_path) == folder
+
+
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", ["changed", "empty", "short", "longer", "missing", "folder"])
 def test_ck4_a_damaged_newest_is_named_and_the_one_before_it_is_used(tmp_path: Path, name: str, damage: str) -> None:
