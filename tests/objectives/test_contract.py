@@ -21,6 +21,7 @@ from proxtune.objectives import (
     kl_penalty_loss,
     kl_shaped_rewards,
     masked_mean,
+    rating_loss,
     sft_loss,
     token_entropy,
     whiten,
@@ -46,6 +47,12 @@ LOSSES: dict[str, tuple[Loss, int, int]] = {
     "clipped_value_loss, no clip": (partial(clipped_value_loss, clip=None), 3, TOKENS),
     "sft_loss": (sft_loss, 1, TOKENS),
     "masked_mean": (lambda x, mask, count=None: (masked_mean(x, mask, count=count), {}), 1, TOKENS),
+}
+# Name: (a loss over [N] tensors, how many it takes).
+UNMASKED: dict[str, tuple[Loss, int]] = {
+    "bradley_terry_loss": (bradley_terry_loss, 2),
+    "rating_loss": (rating_loss, 2),
+    "dpo_loss": (partial(dpo_loss, beta=0.1), 4),
 }
 # Name: (a function from [B, T] tensors and a mask to tensors, how many it takes).
 PER_TOKEN: dict[str, tuple[Callable[..., tuple[Tensor, ...]], int]] = {
@@ -94,6 +101,11 @@ def outputs_and_gradients(name: str, given: list[Tensor], mask: Tensor = MASK) -
     return list(outputs), list(torch.autograd.grad(total, given, materialize_grads=True))
 
 
+def test_no_loss_is_left_out() -> None:
+    losses = {name for name in objectives.__all__ if name.endswith("_loss")}
+    assert {name.partition(",")[0] for name in [*LOSSES, *UNMASKED]} >= losses
+
+
 def test_no_function_with_a_mask_is_left_out() -> None:
     functions = [getattr(objectives, name) for name in objectives.__all__]
     with_mask = {f.__name__ for f in functions if "mask" in inspect.signature(f).parameters}
@@ -132,7 +144,7 @@ def test_the_type_that_goes_in_comes_out(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_type_that_goes_in_comes_out_where_there_is_no_mask(dtype: torch.dtype) -> None:
     a, b, c, d = torch.zeros(4, 3, dtype=dtype)
-    losses = bradley_terry_loss(a, b, margin=c), dpo_loss(a, b, c, d, beta=0.1)
+    losses = bradley_terry_loss(a, b, margin=c), dpo_loss(a, b, c, d, beta=0.1), rating_loss(a, b)
     found = [
         kl_estimate(a, b, estimator="k3"),
         token_entropy(a),
@@ -163,6 +175,7 @@ def test_gradients_are_those_of_finite_differences_where_there_is_no_mask() -> N
     check = torch.autograd.gradcheck
     assert check(token_entropy, given)
     assert check(lambda x: bradley_terry_loss(x[0], x[1], margin=x[2])[0], given)
+    assert check(lambda x: rating_loss(x[0], x[1])[0], given)
     assert check(lambda x: dpo_loss(*x, beta=0.3, label_smoothing=0.2)[0], given)
     for kind in ("k1", "k2", "k3"):
         assert check(lambda x, kind=kind: kl_estimate(x[0], x[1], estimator=kind), given)
@@ -215,14 +228,14 @@ def test_a_batch_without_a_token_is_zero_with_a_gradient_of_zero(name: str) -> N
         assert not x.any()
 
 
-@pytest.mark.parametrize("name", [*LOSSES, "bradley_terry_loss", "dpo_loss"])
+@pytest.mark.parametrize("name", [*LOSSES, *UNMASKED])
 def test_figures_are_scalars_that_hold_no_graph(name: str) -> None:
     if name in LOSSES:
         loss, arity, _ = LOSSES[name]
         total, stats = loss(*inputs(arity), MASK)
     else:
-        a, b, c, d = torch.zeros(4, 3, requires_grad=True)
-        total, stats = bradley_terry_loss(a, b) if name == "bradley_terry_loss" else dpo_loss(a, b, c, d, beta=0.1)
+        loss, arity = UNMASKED[name]
+        total, stats = loss(*torch.zeros(arity, 3, requires_grad=True))
     assert total.shape == ()
     assert total.requires_grad
     for x in stats.values():

@@ -199,9 +199,14 @@ def test_returns_that_differ_by_rounding_alone_have_nothing_to_explain() -> None
     # The variance of the returns is 2.5e-15, that of the error 0.25: it was reported as −1e14.
     stats = clipped_value_loss(row(0, 1), row(0, 1), row(1, 1 + 1e-7), all_of(row(0, 0)), clip=0.2)[1]
     assert stats["explained_variance"].item() == 0
-    # From a variance of 1e-8 on it is what it is: returns ± 0.0002, errors ± 0.0001.
-    stats = clipped_value_loss(row(-1e-4, 1e-4), row(0, 0), row(-2e-4, 2e-4), all_of(row(0, 0)), clip=0.2)[1]
-    assert stats["explained_variance"].item() == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("spread", "explained"), [(0.9e-4, 0.0), (1e-4, 0.0), (1.2e-4, 0.75)])
+def test_there_is_something_to_explain_above_a_variance_of_1e_8(spread: float, explained: float) -> None:
+    # Returns ± spread have a variance of spread²; values of half of them leave a quarter of it.
+    returns = row(-spread, spread)
+    stats = clipped_value_loss(returns / 2, row(0, 0), returns, all_of(returns), clip=0.2)[1]
+    assert stats["explained_variance"].item() == pytest.approx(explained)
 
 
 @pytest.mark.parametrize(

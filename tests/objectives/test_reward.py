@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from proxtune.objectives import bradley_terry_loss
+from proxtune.objectives import bradley_terry_loss, rating_loss
 
 
 def tensors(*numbers: float) -> Tensor:
@@ -47,3 +47,12 @@ def test_the_chosen_score_rises_by_the_probability_of_being_wrong() -> None:
 def test_only_the_difference_counts() -> None:
     a, b = tensors(0.3, -1.2), tensors(0.9, -2.0)
     assert bradley_terry_loss(a + 7, b + 7)[0].item() == pytest.approx(bradley_terry_loss(a, b)[0].item())
+
+
+def test_a_rating_is_learnt_by_half_its_squared_distance() -> None:
+    scores = tensors(1.0, -2.0, 0.5).requires_grad_()
+    loss, stats = rating_loss(scores, tensors(0.0, 1.0, 0.5))
+    assert loss.item() == pytest.approx((0.5 * 1 + 0.5 * 9) / 3)
+    assert stats["error"].item() == pytest.approx((1 + 3) / 3)
+    (slope,) = torch.autograd.grad(loss, scores)
+    assert slope.tolist() == pytest.approx([1 / 3, -1, 0])  # (s − R) / N
