@@ -99,11 +99,15 @@ def test_a_finished_run_says_so_and_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_another_number_of_threads_is_said_and_not_refused(tmp_path: Path) -> None:
     resumed = begun(tmp_path)
-    assert "threads and goes on" not in said(resumed)
     manifest: dict[str, Any] = Run.open(tmp_path / "run").manifest()
     (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest | {"threads": 64}))
-    told = said(job("sft", tmp_path, "run", steps=4))
+    told = said(resumed)
     assert re.search(r"began with 64 threads and goes on with \d+: the last bits .* may differ", told)
+    assert "sft 4/4" in told
+
+
+def test_the_same_number_of_threads_is_not_worth_a_word(tmp_path: Path) -> None:
+    assert "goes on with" not in said(begun(tmp_path))
 
 
 def test_ck3_a_model_for_which_there_is_no_room_is_an_error_that_says_so(tmp_path: Path) -> None:
