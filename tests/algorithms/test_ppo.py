@@ -425,7 +425,7 @@ def test_optimiser_steps_are_epochs_times_minibatches(
 ) -> None:
     algorithm = ppo(minibatch_size=minibatch, epochs=epochs, microbatch_size=microbatch)
     steps, apply = [], algorithm.optimizer.apply
-    monkeypatch.setattr(algorithm.optimizer, "apply", lambda: steps.append(1) or apply())
+    monkeypatch.setattr(algorithm.optimizer, "apply", lambda loss: steps.append(1) or apply(loss))
     stats = [algorithm.step(PROMPTS) for _ in range(2)]
     assert len(steps) == 2 * epochs * 8 // minibatch
     assert [row["policy/epochs"] for row in stats] == [epochs, epochs]
