@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -220,8 +221,12 @@ def _write(folder: Path, tensors: dict[str, Tensor], text: str) -> None:
     folder.mkdir()
     save_file(_apart(tensors), folder / TENSORS)
     (folder / STATE).write_text(text, encoding="utf-8")
-    (folder / MANIFEST).write_text(_manifest(_checksums(folder)), encoding="utf-8")
-    for path in (folder / TENSORS, folder / STATE, folder / MANIFEST, folder):
+    with ThreadPoolExecutor(1) as pool:  # the disk writes while the processor hashes
+        synced = pool.submit(_sync, folder / TENSORS)
+        manifest = _manifest(_checksums(folder))
+        synced.result()
+    (folder / MANIFEST).write_text(manifest, encoding="utf-8")
+    for path in (folder / STATE, folder / MANIFEST, folder):
         _sync(path)
 
 
