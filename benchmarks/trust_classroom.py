@@ -20,6 +20,8 @@ from proxtune.evaluation.metrics import bootstrap_mean
 from proxtune.evaluation.record import write_record
 from proxtune.evaluation.run import fresh_answers
 from proxtune.models.load import ModelConfig, load
+from proxtune.models.score import frozen_logprobs
+from proxtune.objectives import masked_mean
 from proxtune.rewards.likelihood import TeacherLikelihood
 from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.runs import Run
@@ -27,8 +29,10 @@ from proxtune.workflows.jobs import PPORun
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "trust"
-FORMS = {"ppo": ("A = G − V", "ppo.lam=1"), "ppo-gae": ("GAE, lambda 0.95", "ppo.lam=0.95")}
+FORMS = {"returns": "ppo.lam=1", "gae": "ppo.lam=0.95"}
 GOAL = 0.3
+LABELS = {"returns": "A = G − V", "gae": "GAE, lambda 0.95"}
+OPENING = 4  # tokens that nearly every answer has: their score cannot rise by answers growing shorter
 MEASURES = ["algorithms/ppo.py", "objectives/ppo.py", "rewards/likelihood.py", "rollouts/engine.py", "data/reviews.py"]
 
 
@@ -48,7 +52,7 @@ def train(model: str, seed: int) -> None:
         "student": ["sft", f"{recipe}/student", f"seed={seed}"],
         "teacher": ["sft", f"{recipe}/teacher", f"seed={seed + 100}", f"model.scratch.tokenizer={runs / 'student'}"],
     }
-    for form, (_, override) in FORMS.items():
+    for form, override in FORMS.items():
         start = [f"model.name={runs / 'student'}", f"reward.teachers=[{runs / 'teacher'}]"]
         stages[form] = ["ppo", recipe, f"seed={seed}", f"name={form}", override, *start]
     for name, arguments in stages.items():
@@ -61,16 +65,20 @@ def train(model: str, seed: int) -> None:
 
 def measure(model: str, seeds: Sequence[int]) -> None:
     """The record and the curves of one example."""
-    raw: dict[str, Any] = {"A = G − V": {}, "GAE, lambda 0.95": {}}
+    raw: dict[str, Any] = {form: {} for form in FORMS}
     gains: list[float] = []
     curves: dict[str, list[tuple[float, float]]] = {}
     for seed in seeds:
         found = verdicts(model, seed)
-        for run, (form, _) in FORMS.items():
-            raw[form][str(seed)] = {"before": found["student"][1], "after": found[run][1]}
-            rows = Run.open(folder(model, seed) / run).metrics()
-            curves[f"{form}, seed {seed}"] = [(row["step"], row["score/mean"]) for row in rows]
-        gains += [after - before for before, after in zip(found["student"][0], found["ppo"][0], strict=True)]
+        for form in FORMS:
+            raw[form][str(seed)] = {"before": found["student"][1], "after": found[form][1]}
+            rows = Run.open(folder(model, seed) / form).metrics()
+            curves[f"{LABELS[form]}, seed {seed}"] = [(row["step"], row["score/mean"]) for row in rows]
+        gains += [after - before for before, after in zip(found["student"][0], found["returns"][0], strict=True)]
+    for form in FORMS:
+        raw[form]["mean"] = {
+            when: averages([each[when] for each in raw[form].values()]) for when in ("before", "after")
+        }
     gain = bootstrap_mean(gains, seed=0)
     write_record(
         RECORDS / f"classroom_{model}.json",
@@ -95,7 +103,7 @@ def measure(model: str, seeds: Sequence[int]) -> None:
 def verdicts(model: str, seed: int) -> dict[str, tuple[list[float], dict[str, float]]]:
     """For the student before PPO and after each form of it: the score of each answer, and the figures of them all."""
     runs = folder(model, seed)
-    config = configs.load(PPORun, [runs / "ppo" / "config.yaml"])
+    config = configs.load(PPORun, [runs / "returns" / "config.yaml"])
     teacher = load(ModelConfig(name=str(runs / "teacher")))
     _, held_out = load_data(config.data, seed=seed)
     assert held_out is not None
@@ -107,7 +115,7 @@ def verdicts(model: str, seed: int) -> dict[str, tuple[list[float], dict[str, fl
         figures |= {"kl": last["kl/sequence"], "entropy": last["entropy"]} if run in FORMS else {}
         found[run] = scores, figures
     people = -Run.open(runs / "teacher").metrics()[-1]["eval/loss"]
-    found["student"][1]["sentences by people, held out"] = people
+    found["student"][1]["people"] = people  # held-out sentences of the teacher's half, as people wrote them
     return found
 
 
@@ -117,9 +125,11 @@ def judge(
     """One fresh answer to each prompt, with the same luck for every run."""
     answers = fresh_answers(load(ModelConfig(name=str(run))), prompts, config, seed=0)
     scores = teacher(answers).tolist()
+    opening = frozen_logprobs(teacher.teacher, answers.tokens)[:, :OPENING]
     figures = {
         "score": sum(scores) / len(scores),
-        "distinct-2": distinct(answers.responses),
+        "opening": float(masked_mean(opening, answers.tokens.mask[:, :OPENING])),
+        "distinct_2": distinct(answers.responses),
         "tokens": float(answers.tokens.response_lengths.float().mean()),
         "truncated": sum(answers.truncated) / len(scores),
     }
@@ -130,6 +140,11 @@ def distinct(texts: Sequence[str]) -> float:
     """distinct-2 (Li et al. 2016): different pairs of neighbouring words over all such pairs."""
     found = [pair for text in texts for pair in pairwise(text.split())]
     return len(set(found)) / len(found)
+
+
+def averages(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each figure over seeds."""
+    return {name: sum(each[name] for each in figures) / len(figures) for name in figures[0]}
 
 
 def folder(model: str, seed: int) -> Path:

@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from proxtune import config as configs
-from proxtune.models.critic import CriticConfig
 from proxtune.runs import Run
 from proxtune.workflows.jobs import PPORun, SFTRun, ppo_job, sft_job
 from proxtune.workflows.train import execute
@@ -28,7 +27,7 @@ def test_the_recipes_are_what_the_lesson_says(recipe: str) -> None:
     assert teacher.model.scratch.tokenizer == str(student.runs / student.name) == ppo.model.name
     assert ppo.reward.teachers == [str(teacher.runs / teacher.name)]
     assert student.data.train != teacher.data.train
-    assert (ppo.ppo.gamma, ppo.ppo.lam, ppo.ppo.clip, ppo.critic) == (0.99, 1.0, 0.2, CriticConfig())
+    assert (ppo.ppo.gamma, ppo.ppo.lam, ppo.ppo.clip, ppo.critic.kind) == (0.99, 1.0, 0.2, "shared")
     assert ppo.ppo.kl_coef > 0  # without it the best answer is the same few words again and again
 
 
@@ -41,7 +40,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
 @pytest.mark.parametrize("lam", [1.0, 0.95])
 @each_recipe
 def test_the_teachers_likelihood_of_the_students_answers_rises(recipe: str, lam: float, tmp_path: Path) -> None:
-    """Of seeds 1 to 4 the least gain of any is 0.97 nats a token; 0.5 is asked for, of the fixed seed 1."""
+    """Of seeds 1 to 4 the least gain of any is 0.52 nats a token; 0.3 is asked for, of the fixed seed 1."""
     words = [("the", "a"), ("cat", "dog", "cow", "hen"), ("saw", "ate", "met"), ("it", "us", "me")]
     sentences = [" ".join(chosen) for chosen in itertools.product(*words)]
     halves = {"student": sentences[::2], "teacher": [s for s in sentences[1::2] if "cat" in s]}
@@ -69,4 +68,4 @@ def test_the_teachers_likelihood_of_the_students_answers_rises(recipe: str, lam:
     }
     run = execute(ppo_job(configs.load(PPORun, [f"recipe:{recipe}"], overrides("ppo", data, **options))), console=QUIET)
     scores = [row["score/teacher"] for row in Run.open(run.path).metrics()]
-    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.5
+    assert sum(scores[-3:]) / 3 > sum(scores[:3]) / 3 + 0.3
