@@ -6,6 +6,7 @@ python -m benchmarks.trust verify        what `doctor --verify` finds of jobs br
 python -m benchmarks.trust rewards       servers and functions that misbehave: what they cost and what is told
 python -m benchmarks.trust configs       misspelt and mangled configs: what is told
 python -m benchmarks.trust data          damaged data files, and one of a gigabyte
+python -m benchmarks.trust classroom     two small models from scratch, PPO against a frozen teacher, three seeds
 python -m benchmarks.trust dryrun        memory and time that a dry run foretells, against the run's own
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 import safetensors.numpy
 import torch
 
-from benchmarks import trust_configs, trust_data, trust_dryrun, trust_rewards, trust_verify
+from benchmarks import trust_classroom, trust_configs, trust_data, trust_dryrun, trust_rewards, trust_verify
 from proxtune.evaluation.record import write_record
 from proxtune.training import checkpoint
 from tests.runs_tiny.lives import PHASES, SAVE_EVERY, kill_and_resume
@@ -150,9 +151,11 @@ def _record(
 def main() -> None:
     """Measure what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["kills", "save_cost", "rewards", "configs", "data", "verify", "dryrun"])
+    parser.add_argument(
+        "what", choices=["kills", "save_cost", "rewards", "configs", "data", "verify", "dryrun", "classroom"]
+    )
     commands = {"kills": kills, "save_cost": save_cost, "rewards": rewards, "configs": configs, "data": trust_data.data}
-    commands |= {"verify": trust_verify.measure, "dryrun": trust_dryrun.measure}
+    commands |= {"verify": trust_verify.measure, "dryrun": trust_dryrun.measure, "classroom": trust_classroom.classroom}
     commands[parser.parse_args().what]()
 
 
