@@ -21,16 +21,19 @@ from proxtune import config as configs
 from proxtune.data.reviews import read_reviews
 from proxtune.evaluation.record import write_record
 from proxtune.rewards.base import FunctionReward
-from proxtune.workflows import memory
 from proxtune.workflows.dry_run import dry_run
 from proxtune.workflows.film_reviews import part, write_parts
 from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, sft_job
+from proxtune.workflows.machine import GIB, peak
+from proxtune.workflows.shapes import language_model
 from proxtune.workflows.train import execute
 
 ROOT = Path(__file__).parents[1]
 STEPS, NEAR = 10, 0.25
 QUIET = Console(quiet=True)
-WORKFLOWS = [f"proxtune/workflows/{name}.py" for name in ("memory", "probe", "dry_run", "jobs", "train", "reload")]
+WORKFLOWS = [
+    f"proxtune/workflows/{name}.py" for name in ("dry_run", "memory", "shapes", "probe", "jobs", "train", "reload")
+]
 MEASURES = [*WORKFLOWS, *(f"proxtune/algorithms/{name}.py" for name in ("sft", "reward_model", "ppo"))]
 
 
@@ -103,16 +106,16 @@ def foretell(job: Job) -> dict[str, Any]:
     result = dry_run(job, QUIET, clock=time.process_time)
     assert result.probe is not None
     return {
-        "memory": [size / memory.GIB for size in result.memory.peak],
+        "memory": [size / GIB for size in result.memory.peak],
         "time": list(result.seconds),
-        "memory of three steps": result.probe.peak / memory.GIB,
+        "memory of three steps": result.probe.peak / GIB,
     }
 
 
 def run(job: Job) -> dict[str, Any]:
     """What the run took in the end."""
     execute(job, console=QUIET)
-    return {"memory": memory.peak() / memory.GIB, "time": time.process_time()}
+    return {"memory": peak(language_model(job).device) / GIB, "time": time.process_time()}
 
 
 def _common(folder: Path, data: str) -> list[str]:

@@ -13,10 +13,12 @@ from proxtune import config as configs
 from proxtune.charts import duration
 from proxtune.data.template import PreferenceExample, PromptExample
 from proxtune.data.tokenizer import Tokenizer
-from proxtune.workflows import memory, preview
+from proxtune.workflows import machine, memory, preview
 from proxtune.workflows.jobs import Job
-from proxtune.workflows.memory import GIB, Estimate, Sizes, gib, upcoming
+from proxtune.workflows.machine import GIB, gib
+from proxtune.workflows.memory import Estimate, Sizes
 from proxtune.workflows.probe import STEPS, Clock, Part, Probe, guess, probe
+from proxtune.workflows.shapes import language_model, upcoming
 
 SHOWN = 3  # rows of the first batch
 
@@ -43,11 +45,11 @@ def dry_run(job: Job, console: Console, *, clock: Clock = time.perf_counter) -> 
     """
     begun = time.process_time()
     console.print(describe(job), highlight=False, markup=False, soft_wrap=True)
-    tokenizer = memory.language_model(job).tokenizer
+    tokenizer = language_model(job).tokenizer
     _show_rows(job, tokenizer, console)
     estimated = memory.estimate(job)
     _show_memory(estimated, console)
-    free = memory.available(memory.language_model(job))
+    free = machine.available(language_model(job).device)
     if free is not None and estimated.peak[1] > free:
         console.print(
             f"[bold red]will not fit[/bold red]: {gib(estimated.peak[1])} are likely and {gib(free)} are free, so no "
@@ -127,7 +129,7 @@ def _show_memory(estimated: Estimate, console: Console) -> None:
 
 def _show_disk(job: Job, console: Console) -> None:
     need = memory.disk(job)
-    total, free = sum(size for _, size in need), memory.free_disk(job.config.runs)
+    total, free = sum(size for _, size in need), machine.free_disk(job.config.runs)
     parts = " · ".join(f"{name} {gib(size)}" for name, size in need)
     console.print(f"disk     {gib(total)}, {gib(free)} free  ({parts})", highlight=False)
     if total > free:

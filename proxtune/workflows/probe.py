@@ -19,8 +19,10 @@ from proxtune.runs import derive_seed
 from proxtune.training.metrics import Metrics
 from proxtune.workflows import memory
 from proxtune.workflows.jobs import Job
-from proxtune.workflows.memory import Shape, Sizes, rows_of, upcoming
+from proxtune.workflows.machine import peak
+from proxtune.workflows.memory import Sizes
 from proxtune.workflows.rewards import mean_scores
+from proxtune.workflows.shapes import LOOKED_AT, Shape, language_model, rows_of, upcoming
 
 STEPS = 3
 MEASURED = 32  # held-out rows that are evaluated, at most
@@ -76,7 +78,7 @@ def probe(job: Job, *, clock: Clock = time.perf_counter, watch: Callable[[int], 
         if watch is not None:
             watch(step)
     evaluation, write = _evaluation(job, clock), _writing(job.config.runs, clock)
-    return Probe(seconds, work, metrics, evaluation, write, samples, memory.peak())
+    return Probe(seconds, work, metrics, evaluation, write, samples, peak(language_model(job).device))
 
 
 def guess(job: Job, measured: Probe, *, begun: float) -> list[Part]:
@@ -118,7 +120,7 @@ def work_of(batch: Sequence[Any], answer: float) -> float:
 def _all_work(job: Job, measured: Probe) -> float:
     """The work of all steps, from the batches that the run will see."""
     answer = sum(metrics.get("length/mean", 0.0) for metrics in measured.metrics) / STEPS
-    looked = [work_of(batch, answer) for batch in upcoming(job, min(job.steps, memory.LOOKED_AT))]
+    looked = [work_of(batch, answer) for batch in upcoming(job, min(job.steps, LOOKED_AT))]
     return sum(looked) / len(looked) * job.steps
 
 

@@ -16,7 +16,7 @@ from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import load
 from proxtune.models.score import frozen_logprobs, rewards
 from proxtune.workflows.jobs import Job
-from proxtune.workflows.memory import language_model, upcoming
+from proxtune.workflows.shapes import language_model, upcoming
 
 EXAMPLES, LONGEST = 4, 64  # of the training data; tokens of a prompt and of a response
 # The largest difference that is rounding. Merging an adapter rounds every weight once more, to the type it is saved in.

@@ -12,11 +12,11 @@ from proxtune.config import recipes
 from proxtune.rewards.base import FunctionReward
 from proxtune.runs import Run
 from proxtune.training.loop import fit
-from proxtune.workflows import memory
+from proxtune.workflows import machine, memory
 from proxtune.workflows.dry_run import DryRun, dry_run
 from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, sft_job
-from proxtune.workflows.memory import Shape
 from proxtune.workflows.probe import probe
+from proxtune.workflows.shapes import Shape, language_model, upcoming
 from tests.runs_tiny.lives import brevity, job, write_data
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -115,14 +115,14 @@ def test_time_is_guessed_from_the_second_and_third_step(tmp_path: Path) -> None:
 
 
 def test_a_run_that_does_not_fit_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "available", lambda model: 2**20)
+    monkeypatch.setattr(machine, "available", lambda device: 2**20)
     page, result = tried("sft", tmp_path)
     assert "will not fit" in page
     assert result.probe is None
 
 
 def test_a_disk_that_is_too_small_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "free_disk", lambda folder: 1000)
+    monkeypatch.setattr(machine, "free_disk", lambda folder: 1000)
     page, _ = tried("sft", tmp_path)
     assert "will not fit on the disk" in page
 
@@ -131,7 +131,7 @@ def test_adam_and_gradients_are_three_times_the_trained_weights(tmp_path: Path) 
     write_data(tmp_path)
     made = job("reward", tmp_path, "run")
     terms = {term.name: term.sizes for term in memory.estimate(made).terms}
-    head, trained = 4 * 33, 4 * sum(p.numel() for p in memory.language_model(made).trained().values())
+    head, trained = 4 * 33, 4 * sum(p.numel() for p in language_model(made).trained().values())
     assert terms["gradients"] == (trained + head,) * 3
     assert terms["Adam's moments"] == (2 * (trained + head),) * 3
     assert memory.checkpoint_bytes(made) == 3 * (trained + head)
@@ -141,7 +141,7 @@ def test_logits_are_counted_on_response_tokens_alone(tmp_path: Path) -> None:
     write_data(tmp_path)
     made = job("sft", tmp_path, "run")
     [logits] = [term for term in memory.estimate(made).terms if term.name == "logits"]
-    vocabulary = memory.language_model(made).module.config.vocab_size
+    vocabulary = language_model(made).module.config.vocab_size
     batches = [next(made.batches) for _ in range(made.steps)]
     most = max(sum(len(e.response_ids) for e in batch[i : i + 4]) for batch in batches for i in (0, 4))
     assert logits.sizes[1] <= 4 * 4 * most * vocabulary
@@ -151,7 +151,7 @@ def test_logits_are_counted_on_response_tokens_alone(tmp_path: Path) -> None:
 def test_frozen_lower_blocks_keep_no_activations(tmp_path: Path) -> None:
     write_data(tmp_path)
     made = job("sft", tmp_path, "run")
-    model, shape = memory.language_model(made), Shape(4, 16, 20)
+    model, shape = language_model(made), Shape(4, 16, 20)
     whole, _ = memory.kept_by_autograd(made, model, shape)
     for name, weight in model.module.named_parameters():
         weight.requires_grad_("layers.1" in name)
@@ -174,5 +174,5 @@ def test_the_peak_is_the_largest_phase_and_never_a_sum_over_phases(tmp_path: Pat
 def test_the_batches_that_were_looked_at_are_still_the_next_ones(tmp_path: Path) -> None:
     write_data(tmp_path)
     made = job("sft", tmp_path, "run")
-    seen = list(memory.upcoming(made, 3))
+    seen = upcoming(made, 3)
     assert [next(made.batches) for _ in range(3)] == seen

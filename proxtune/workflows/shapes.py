@@ -1,0 +1,108 @@
+"""What a job runs through its models: rows of which lengths, in passes of which shape, over which weights."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from proxtune.algorithms.ppo import PPO
+from proxtune.algorithms.reward_model import RewardTrainer
+from proxtune.algorithms.sft import SFT
+from proxtune.data.template import Example, PreferenceExample, PromptExample, RatedExample
+from proxtune.models.language_model import LanguageModel
+from proxtune.workflows.jobs import Job
+
+LOOKED_AT = 1000  # batches of the run whose rows are measured
+
+Lengths = tuple[int, int]  # tokens of a prompt and of the response to it
+
+
+class Shape(NamedTuple):
+    """The padded rows of one forward pass."""
+
+    rows: int
+    width: int  # tokens of the longest row
+    counted: int  # response tokens in all: the language-model head runs on these alone
+
+    @classmethod
+    def of(cls, rows: Sequence[Lengths]) -> "Shape":
+        """The shape that rows of these lengths are padded to."""
+        return cls(len(rows), max(p + r for p, r in rows), sum(r for _, r in rows))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the trunk, padding included."""
+        return self.rows * self.width
+
+
+def language_model(job: Job) -> LanguageModel:
+    """The model that a job trains."""
+    match job.algorithm:
+        case SFT(model=model):
+            return model
+        case RewardTrainer(model=model):
+            return model.lm
+        case PPO(policy=policy):
+            return policy
+    raise AssertionError(type(job.algorithm))
+
+
+def trained_weights(job: Job) -> list[nn.Parameter]:
+    """All weights that a job trains, heads and critic among them."""
+    match job.algorithm:
+        case SFT(model=model):
+            return list(model.trained().values())
+        case RewardTrainer(model=model):
+            return [*model.lm.trained().values(), *model.head.parameters()]
+        case PPO(policy=policy, critic=critic):
+            return [*policy.trained().values(), *critic.trained().values()]
+    raise AssertionError(type(job.algorithm))
+
+
+def rows_of(example: Any, answer: int = 0) -> list[Lengths]:
+    """The rows that an example becomes; the response to a prompt is taken to have `answer` tokens."""
+    match example:
+        case PreferenceExample(prompt, chosen, rejected):
+            return [(len(prompt), len(chosen)), (len(prompt), len(rejected))]
+        case Example(prompt, response) | RatedExample(prompt, response):
+            return [(len(prompt), len(response))]
+        case PromptExample(prompt):
+            return [(len(prompt), answer)]
+    raise AssertionError(type(example))
+
+
+def upcoming(job: Job, steps: int) -> list[list[Any]]:
+    """The next batches of a job, which stay the next ones."""
+    here = job.batches.state()
+    batches = [next(job.batches) for _ in range(steps)]
+    job.batches.load_state(here)
+    return batches
+
+
+def shapes(job: Job) -> tuple[Shape, Shape, Shape]:
+    """Of the passes with a gradient: the smallest one of the run, its largest, and one of nothing but its longest rows.
+
+    Responses that are still to be sampled have half of the length limit in the first, and all of it in the others.
+    """
+    limit = job.algorithm.rollout.max_new_tokens if isinstance(job.algorithm, PPO) else 0
+    batches = [[row for e in batch for row in rows_of(e, limit)] for batch in upcoming(job, min(job.steps, LOOKED_AT))]
+    rows = _rows_at_once(job, len(batches[0]))
+    parts = [batch[i : i + rows] for batch in batches for i in range(0, len(batch), rows)]
+    if limit:
+        parts += [[(p, (r + 1) // 2) for p, r in part] for part in parts]
+    if isinstance(job.algorithm, PPO) and job.algorithm.ptx is not None:
+        mixed_in = sorted((row for e in job.algorithm.ptx.examples for row in rows_of(e)), key=sum)
+        parts.append(mixed_in[-job.algorithm.ptx.config.batch_size :])
+    found = sorted(map(Shape.of, parts), key=lambda shape: shape.tokens + shape.counted)
+    longest = max((row for part in parts for row in part), key=sum)
+    return found[0], found[-1], Shape.of([longest] * rows)
+
+
+def _rows_at_once(job: Job, batch: int) -> int:
+    """Rows of a forward pass that has a gradient; `batch` are those of a step."""
+    match job.algorithm:
+        case PPO(config=config):
+            return config.microbatch_size or config.minibatch_size
+        case SFT(config=config) | RewardTrainer(config=config):
+            return (config.microbatch_size or config.batch_size) * batch // config.batch_size
+    raise AssertionError(type(job.algorithm))
