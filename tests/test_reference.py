@@ -141,6 +141,7 @@ def test_microbatches_change_nothing(microbatch: int) -> None:
     assert_same(package(CONFIG.model_copy(update={"microbatch_size": microbatch})), oracle())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [
@@ -191,6 +192,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, out: Path, *, seed: int, steps: in
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_its_own_little_task_prints_and_writes_a_line_a_step(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

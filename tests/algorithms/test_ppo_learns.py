@@ -85,18 +85,21 @@ def test_it_does_so_in_every_form_of_the_algorithm(options: dict[str, object]) -
     assert history[-1]["score/mean"] > history[0]["score/mean"] + 1
 
 
+@pytest.mark.slow
 def test_a_model_whose_pad_token_is_its_eos_learns_to_stop() -> None:
     history = learn(Length(-1), *LORA, pad_is_eos=True)
     assert history[0]["length/mean"] > 6
     assert history[-1]["length/mean"] < 4
 
 
+@pytest.mark.slow
 def test_and_not_to_stop() -> None:
     history = learn(Length(1), *FULL, updates=24, pad_is_eos=True)
     assert history[0]["length/mean"] < 7.4
     assert history[-1]["length/mean"] > 7.5  # of 8
 
 
+@pytest.mark.slow
 def test_a_penalty_for_truncation_teaches_to_stop() -> None:
     nothing = lambda prompts, responses: [0.0] * len(responses)  # noqa: E731
     history = learn(nothing, *LORA, truncation="penalty", penalty_score=-4.0)
@@ -104,6 +107,7 @@ def test_a_penalty_for_truncation_teaches_to_stop() -> None:
     assert history[-1]["length/truncated"] < 0.4
 
 
+@pytest.mark.slow
 def test_a_larger_kl_coef_keeps_the_policy_nearer_to_its_reference() -> None:
     free, held = (learn(count_a, *LORA, updates=10, kl_coef=coef)[-1] for coef in (0.001, 1.0))
     assert held["kl/sequence"] < 0.5 * free["kl/sequence"]

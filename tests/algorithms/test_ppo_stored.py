@@ -131,6 +131,7 @@ def test_ptx_adds_the_weighted_gradient_of_the_likelihood() -> None:
         torch.testing.assert_close(p.grad, other)
 
 
+@pytest.mark.slow
 def test_ptx_keeps_texts_likely_that_ppo_alone_would_forget() -> None:
     def likelihood(steps: int, *, mixed: bool) -> tuple[float, dict[str, float]]:
         policy = tiny_model()

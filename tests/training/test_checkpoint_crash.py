@@ -53,6 +53,7 @@ def at_operation(k: int, act: Callable[[], None]) -> None:
 # CK-1, CK-2: killed while writing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.nightly)])
 def test_ck1_after_a_kill_at_any_moment_the_newest_listed_checkpoint_is_good(tmp_path: Path, kills: int) -> None:
     rng = random.Random(kills)
@@ -81,6 +82,7 @@ def test_ck1_after_a_kill_at_any_moment_the_newest_listed_checkpoint_is_good(tmp
         step = abs(read_value(newest))
 
 
+@pytest.mark.slow
 def test_ck2_after_a_crash_at_any_operation_a_good_checkpoint_is_found(tmp_path: Path) -> None:
     template = tmp_path / "template"
     for step in (1, 2):
@@ -155,6 +157,7 @@ def test_ck3_a_disk_too_small_is_seen_before_anything_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["step-000001"]
 
 
+@pytest.mark.slow
 def test_ck3_a_disk_that_fills_at_any_operation_spoils_nothing(tmp_path: Path) -> None:
     template = tmp_path / "template"
     save(template, 1, small_state(1))
