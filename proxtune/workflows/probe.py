@@ -98,7 +98,10 @@ def guess(job: Job, measured: Probe, *, begun: float) -> list[Part]:
     evaluated = evaluations * measured.evaluation
     saves = _times(job.steps, config.save_every) if config.save_every else 0
     each = memory.checkpoint_bytes(job) * measured.write * (1 + config.keep / 2)  # `prune` reads what it keeps
-    closing = begun / 2 + (measured.evaluation if job.command == "reward" else 0)
+    closing = begun / 2  # the model is loaded again, but not the data
+    if job.command == "reward":  # the scale of its scores is that of the held-out answers, or else of all
+        forward = rate * measured.work[0] / 3  # of a step's time
+        closing += measured.evaluation or forward * job.batches.batches_per_epoch
     return [
         Part("start", "measured: reading the data, building the model", (begun,) * 3),
         Part("steps", f"{job.steps} × {rate * total / job.steps:.2f} s, measured on steps 2 and 3", steps),
