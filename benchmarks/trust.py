@@ -123,8 +123,8 @@ def configs() -> None:
     right = sum(bool(row["right"]) for row in named)
     counts = Counter(str(row["mistake"]) for row in tried)
     claim = (
-        f"{len(tried)} configs with a slip of the fingers, another value or a broken line: no traceback; misspelt keys of "
-        "which file, line and what was meant are told"
+        f"{len(tried)} configs with a slip of the fingers, another value or a broken line: no traceback; misspelt keys "
+        "of which file, line and what was meant are told"
     )
     raw = {"tried": len(tried), "misspelt": len(named), "mistakes": dict(counts.most_common())}
     holds = right == len(named) and all(row["right"] for row in tried)

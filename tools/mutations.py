@@ -47,15 +47,15 @@ def mutants(source: str) -> Iterator[Mutant]:
     tree = ast.parse(source)
     original = ast.unparse(tree)
     seen = {original}
-    for node, put in (place for part in tree.body if isinstance(part, ast.FunctionDef) for place in _places(part)):
-        for name, operator in OPERATORS.items():
-            for replacement in operator(node):
-                put(replacement)
-                mutated = ast.unparse(tree)
-                put(node)
-                if mutated not in seen:
-                    seen.add(mutated)
-                    yield Mutant(name, *_difference(original, mutated), mutated)
+    places = [place for part in tree.body if isinstance(part, ast.FunctionDef) for place in _places(part)]
+    changes = ((node, put, name, x) for node, put in places for name in OPERATORS for x in OPERATORS[name](node))
+    for node, put, name, replacement in changes:
+        put(replacement)
+        mutated = ast.unparse(tree)
+        put(node)
+        if mutated not in seen:
+            seen.add(mutated)
+            yield Mutant(name, *_difference(original, mutated), mutated)
 
 
 def arithmetic(node: ast.AST) -> Iterator[ast.AST]:
@@ -199,10 +199,9 @@ def _places(node: ast.AST) -> Iterator[tuple[ast.AST, Callable[[ast.AST], None]]
             continue
         if isinstance(value, ast.AST):
             yield from _below(value, partial(setattr, node, field))
-        elif isinstance(value, list):
-            for i, child in enumerate(value):
-                if isinstance(child, ast.AST):
-                    yield from _below(child, partial(value.__setitem__, i))
+        nodes = [(i, x) for i, x in enumerate(value) if isinstance(x, ast.AST)] if isinstance(value, list) else []
+        for i, child in nodes:
+            yield from _below(child, partial(value.__setitem__, i))
 
 
 def _below(child: ast.AST, put: Callable[[ast.AST], None]) -> Iterator[tuple[ast.AST, Callable[[ast.AST], None]]]:
