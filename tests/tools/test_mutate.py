@@ -50,10 +50,10 @@ def test_every_kind_of_mistake_is_made_once() -> None:
 
 
 @pytest.mark.slow
-def test_one_mutant_in_25_of_the_objectives_dies() -> None:
+def test_one_mutant_in_40_of_the_objectives_dies() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "tools.mutate", "--every", "25"],
+        [sys.executable, "-m", "tools.mutate", "--every", "40"],
         cwd=ROOT,
         env=environment,
         capture_output=True,
