@@ -34,6 +34,12 @@ QUIET = Console(quiet=True)
 WORKFLOWS = [
     f"proxtune/workflows/{name}.py" for name in ("dry_run", "memory", "shapes", "probe", "jobs", "train", "reload")
 ]
+SCRATCH = [
+    "model.name=scratch:transformer",
+    "model.scratch={layers: 8, hidden: 512, heads: 8, vocab_size: 4096, context: 256}",
+    "tuning.kind=full",
+    "tuning.top_layers=null",
+]
 MEASURES = [*WORKFLOWS, *(f"proxtune/algorithms/{name}.py" for name in ("sft", "reward_model", "ppo"))]
 
 
@@ -50,9 +56,7 @@ def sft(folder: Path) -> Job:
 
 def reward(folder: Path) -> Job:
     """Every weight of a model of 27 million, from scratch."""
-    sizes = "{layers: 8, hidden: 512, heads: 8, vocab_size: 4096, context: 256}"
-    scratch = ["model.name=scratch:transformer", f"model.scratch={sizes}", "tuning.kind=full", "tuning.top_layers=null"]
-    overrides = [*_common(folder, "pairs"), *scratch, "data.max_length=96", "data.too_long=truncate"]
+    overrides = [*_common(folder, "pairs"), *SCRATCH, "data.max_length=96", "data.too_long=truncate"]
     return reward_job(configs.load(RewardRun, ["recipe:reward"], overrides))
 
 
@@ -62,7 +66,14 @@ def ppo(folder: Path) -> Job:
     return ppo_job(configs.load(PPORun, ["recipe:ppo"], overrides), [(FunctionReward(brevity, "brevity"), 1.0)])
 
 
-JOBS: dict[str, Callable[[Path], Job]] = {"sft": sft, "reward": reward, "ppo": ppo}
+def separate(folder: Path) -> Job:
+    """PPO on every weight of a model of 27 million, with a reference and a critic of their own, in micro-batches."""
+    overrides = [*_common(folder, "prompts"), *SCRATCH, "rollout.max_new_tokens=32", "reward.models=[]"]
+    overrides += ["critic.kind=separate", "critic.warmup_steps=2", "ppo.microbatch_size=16", "ppo.entropy_coef=0.01"]
+    return ppo_job(configs.load(PPORun, ["recipe:ppo"], overrides), [(FunctionReward(brevity, "brevity"), 1.0)])
+
+
+JOBS: dict[str, Callable[[Path], Job]] = {"sft": sft, "reward": reward, "ppo": ppo, "separate": separate}
 
 
 def measure() -> None:
@@ -84,8 +95,8 @@ def measure() -> None:
         worst = max(map(abs, off.values()))
         write_record(
             ROOT / "results" / "trust" / f"dryrun_{what}.json",
-            claim=f"a dry run's likely {what} ({unit}) against the run's own, the largest error over SFT, reward model "
-            f"and PPO of {STEPS} steps",
+            claim=f"a dry run's likely {what} ({unit}) against the run's own, the largest error over "
+            f"{len(JOBS)} runs of {STEPS} steps: SFT, reward model, PPO, PPO with all weights and a separate critic",
             value=worst,
             unit="of the run's own",
             interval=None,
