@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxtune.charts import MOST_POINTS, STYLE, bar_chart, line_chart, number, table, ticks
+from proxtune.charts import MOST_POINTS, STYLE, bar_chart, duration, line_chart, number, table, ticks
 
 AXES = {"title": "Score", "x_label": "step", "y_label": "mean"}
 
@@ -169,3 +169,11 @@ def test_charts_load_nothing_and_run_nothing() -> None:
 def test_the_palette_has_a_dark_and_a_light_shade_of_each_series() -> None:
     light, dark = STYLE.split("prefers-color-scheme:dark")
     assert re.findall(r"--series-(\d):", light) == re.findall(r"--series-(\d):", dark) == list("01234567")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "0 s"), (89, "89 s"), (90, "2 min"), (3540, "59 min"), (3599, "1 h 00 min"), (11_100, "3 h 05 min")],
+)
+def test_a_duration_is_said_as_a_person_says_it(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
