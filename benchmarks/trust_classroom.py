@@ -96,7 +96,7 @@ def measure(model: str, seeds: Sequence[int]) -> None:
         raw=raw,
     )
     print(f"classroom_{model}: {gain}", flush=True)
-    title = f"PPO on a small {'LSTM' if model == 'lstm' else model}: log-likelihood under the teacher"
+    title = f"PPO on a small {'LSTM' if model == 'lstm' else model}: score by the teacher"
     draw(f"classroom_{model}", curves, records=RECORDS, title=title, y_label="nats a token")
 
 
