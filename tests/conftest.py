@@ -1,11 +1,15 @@
 """What holds for every test: no hub, one thread, the same random examples in CI each time, and no silent skips."""
 
 import os
+import signal
 from collections.abc import Generator
 from typing import TypeVar
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports transformers
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # thread counts change the bits of a sum
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell has its background jobs ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import pytest

@@ -41,7 +41,7 @@ class WorkerReward:
         self, path: str, name: str, *, timeout: float = 30.0, memory_gib: float = 8.0, max_failed: float = 0.05
     ) -> None:
         self.name, self.timeout = name, timeout
-        self.command = [sys.executable, "-P", child.__file__, path, name, str(memory_gib), str(os.getpid())]
+        self.command = [sys.executable, "-uBP", child.__file__, path, name, str(memory_gib), str(os.getpid())]
         self.budget = Budget(name, max_failed)
         self.worker = _Worker(self.command)
         reply = self.worker.ask(b"null", LOADING)
