@@ -69,6 +69,7 @@ def ppo(folder: Path) -> Job:
 def separate(folder: Path) -> Job:
     """PPO on every weight of a model of 27 million, with a reference and a critic of their own, in micro-batches."""
     overrides = [*_common(folder, "prompts"), *SCRATCH, "rollout.max_new_tokens=32", "reward.models=[]"]
+    overrides += ["name=separate"]
     overrides += ["critic.kind=separate", "critic.warmup_steps=2", "ppo.microbatch_size=16", "ppo.entropy_coef=0.01"]
     return ppo_job(configs.load(PPORun, ["recipe:ppo"], overrides), [(FunctionReward(brevity, "brevity"), 1.0)])
 
@@ -86,30 +87,34 @@ def measure() -> None:
         for name in JOBS:
             raw[name] = {what: _in_process(what, name, folder) for what in ("foretold", "run")}
             print(name, raw[name], flush=True)
+    for what, unit in (("memory", "GiB of peak resident memory"), ("time", "CPU seconds of one thread")):
+        _record(what, unit, raw)
+
+
+def _record(what: str, unit: str, raw: dict[str, Any]) -> None:
     bounds = {
         "memory": "the allocator: what glibc keeps of freed pieces depends on their order",
         "time": "two timed steps on a machine with other work",
     }
-    for what, unit in (("memory", "GiB of peak resident memory"), ("time", "CPU seconds of one thread")):
-        off = {name: row["foretold"][what][1] / row["run"][what] - 1 for name, row in raw.items()}
-        worst = max(map(abs, off.values()))
-        write_record(
-            ROOT / "results" / "trust" / f"dryrun_{what}.json",
-            claim=f"a dry run's likely {what} ({unit}) against the run's own, the largest error over "
-            f"{len(JOBS)} runs of {STEPS} steps: SFT, reward model, PPO, PPO with all weights and a separate critic",
-            value=worst,
-            unit="of the run's own",
-            interval=None,
-            goal=f"<= {NEAR}",
-            holds=worst <= NEAR,
-            against=None,
-            seeds=[1],
-            command="python -m benchmarks.trust dryrun",
-            measures=MEASURES,
-            raw={"error": off, **{name: {k: row[k][what] for k in row} for name, row in raw.items()}},
-            bound=None if worst <= NEAR else bounds[what],
-        )
-        print(f"dryrun_{what}: off by {worst:.0%} at most, goal <= {NEAR:.0%}")
+    off = {name: row["foretold"][what][1] / row["run"][what] - 1 for name, row in raw.items()}
+    worst = max(map(abs, off.values()))
+    write_record(
+        ROOT / "results" / "trust" / f"dryrun_{what}.json",
+        claim=f"a dry run's likely {what} ({unit}) against the run's own, the largest error over "
+        f"{len(JOBS)} runs of {STEPS} steps: SFT, reward model, PPO, PPO with all weights and a separate critic",
+        value=worst,
+        unit="of the run's own",
+        interval=None,
+        goal=f"<= {NEAR}",
+        holds=worst <= NEAR,
+        against=None,
+        seeds=[1],
+        command="python -m benchmarks.trust dryrun",
+        measures=MEASURES,
+        raw={"error": off, **{name: {k: row[k][what] for k in row} for name, row in raw.items()}},
+        bound=None if worst <= NEAR else bounds[what],
+    )
+    print(f"dryrun_{what}: off by {worst:.0%} at most, goal <= {NEAR:.0%}")
 
 
 def foretell(job: Job) -> dict[str, Any]:
