@@ -185,6 +185,26 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise _unwritten(path, content, error) from error
 
 
+def is_running(path: Path) -> bool:
+    """Whether another process holds the lock of a run. (A process that holds it itself would lose it by asking.)"""
+    try:
+        descriptor = os.open(path / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def cache_folder() -> Path:
+    """Where what is made once from installed packages and GGUF files is kept; it may not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxtune"
+
+
 def environment() -> dict[str, str | int]:
     """What a result depends on besides config and data: machine, versions, commit. Loads none of the packages."""
     found: dict[str, str | int] = {

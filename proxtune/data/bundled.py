@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import proxtune
 from proxtune.data import chitchat, reviews
 from proxtune.errors import DataError
+from proxtune.runs import cache_folder
 
 PREFIX = "bundled:"
 
@@ -62,8 +62,7 @@ def resolve(path: Path) -> Path:
         edition = f"{data.package}-{version(data.package)}-{proxtune.__version__}"
     except PackageNotFoundError as error:
         raise DataError(f"{path} is in a package that is not installed; install it with\n    {data.install}") from error
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxtune"
-    file = cache / edition / f"{name}.jsonl"
+    file = cache_folder() / edition / f"{name}.jsonl"
     if not file.exists():
         _write(file, data.rows())
     return file

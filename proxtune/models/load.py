@@ -5,7 +5,6 @@ One name says which: a hub id, a folder, a run, a .gguf file, `bundled:<name>`, 
 
 import difflib
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -26,6 +25,7 @@ from proxtune.models.language_model import LanguageModel, check_head
 from proxtune.models.lstm import LSTM, LSTMConfig
 from proxtune.models.transformer import Transformer, TransformerConfig
 from proxtune.models.vetting import vet
+from proxtune.runs import cache_folder
 
 # name: (package, file in it, how to get it). The packages declare dependencies that reading a file does not need.
 BUNDLED = {
@@ -157,7 +157,7 @@ def from_gguf(file: Path) -> Path:
         raise ModelError(f"no such GGUF file: {file}")
     with file.open("rb") as stream:
         key = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxtune"
+    cache = cache_folder()
     folder = cache / f"{file.stem}-{key}"
     if folder.exists():
         return folder

@@ -1,7 +1,5 @@
 """`proxtune runs`: the runs of a folder in a table, and several runs side by side."""
 
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -17,7 +15,7 @@ from rich.text import Text
 from proxtune.charts import STYLE, duration, line_chart, number, table
 from proxtune.errors import ConfigError, ProxtuneError
 from proxtune.evaluation.report import HEADLINES, METRICS, Metric, curves_of, family_of, flat, smoothed
-from proxtune.runs import LOCK, Row, Run, write_atomic
+from proxtune.runs import Row, Run, is_running, write_atomic
 
 TRACES = ("config.yaml", "manifest.json", "metrics.jsonl", "checkpoints", "model")  # one of them makes a folder a run
 PASSING = ("began", "finished", "seconds", "minutes", "verdicts")  # of the manifest: no condition of the run
@@ -122,21 +120,6 @@ def overview(path: Path, name: str) -> Overview:
     except (ValueError, TypeError, AttributeError) as error:
         why = f"its manifest or metrics are not as proxtune writes them: {error}"
     return Overview(name, "", "unreadable", why, "", "", "")
-
-
-def is_running(path: Path) -> bool:
-    """Whether another process holds the lock of a run. (A process that holds it itself would lose it by asking.)"""
-    try:
-        descriptor = os.open(path / LOCK, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _runs(folder: Path) -> Iterator[Path]:

@@ -3,8 +3,6 @@
 SFT on film reviews, a reward model from people's labels, PPO, and judges that PPO never saw.
 """
 
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -30,7 +28,7 @@ from proxtune.models.load import ModelConfig, load
 from proxtune.rewards.base import Answers, Reward
 from proxtune.rewards.learned import LearnedReward
 from proxtune.runs import Run
-from proxtune.workflows import film_reviews
+from proxtune.workflows import film_reviews, machine
 from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, sft_job
 from proxtune.workflows.rewards import reward_model_of
 from proxtune.workflows.train import execute
@@ -85,7 +83,11 @@ def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list
         verdicts = _verdicts(judges, reward, before, after, seed)
         minutes = {stage.path.name: stage.manifest()["seconds"] / 60 for stage in stages}
         minutes["judges"] = (time.perf_counter() - began) / 60
-        measured = {"minutes": minutes, "peak_memory_gib": _peak_memory(), "verdicts": [asdict(v) for v in verdicts]}
+        measured = {
+            "minutes": minutes,
+            "peak_memory_gib": machine.peak(torch.device("cpu")) / machine.GIB,
+            "verdicts": [asdict(v) for v in verdicts],
+        }
         run.write_manifest(run.manifest() | measured)
         _show(console, verdicts, before, after)
         report = write_report(run, parts=stages, extra=_blocks(verdicts, before, after))
@@ -190,12 +192,6 @@ def _verdicts(judges: Sequence[Judge], reward: Reward, before: Answers, after: A
         old, new, gain = (bootstrap_mean(x, seed=seed) for x in (first, second, gains))
         verdicts.append(Verdict(name, unit, old, new, gain, gains))
     return verdicts
-
-
-def _peak_memory() -> float:
-    """The largest resident set of this process so far, in GiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024**3 if sys.platform == "darwin" else 1024**2)
 
 
 def _show(console: Console, verdicts: Sequence[Verdict], before: Answers, after: Answers) -> None:

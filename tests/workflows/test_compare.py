@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from proxtune.errors import ConfigError
-from proxtune.runs import Run
-from proxtune.workflows.compare import compare, is_running, list_runs, overview
+from proxtune.runs import Run, is_running
+from proxtune.workflows.compare import compare, list_runs, overview
 from tests.forked import fork
 
 
