@@ -16,7 +16,7 @@ from proxtune.algorithms.ppo import AGREEMENT, PPO, Experience
 from proxtune.algorithms.reward_model import RewardTrainer
 from proxtune.algorithms.sft import SFT
 from proxtune.data.collate import Tokens, collate, length_mask
-from proxtune.data.template import Example, PreferenceExample, RatedExample
+from proxtune.data.template import Example
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import load as load_model
@@ -26,7 +26,8 @@ from proxtune.rollouts.generate import generate
 from proxtune.rollouts.rollout import Rollout
 from proxtune.training import checkpoint
 from proxtune.training.metrics import Metrics
-from proxtune.workflows.rewards import reward_model_of
+from proxtune.workflows.reload import difference
+from proxtune.workflows.shapes import responses_in
 from proxtune.workflows.trial import NEW_TOKENS, Trial, digests, replayed
 
 # Two ways to compute one number differ by rounding, and the type of the weights says by how much. A log-prob, value or
@@ -149,17 +150,12 @@ def stop_reinforced(trial: Trial, row: int) -> bool:
 @torch.no_grad()
 def stops_unread(trial: Trial, model: RewardModel) -> list[str]:
     """Where the answers stand that do not end with a stop token, or score the same with another token there."""
-    told = [(row, row.prompt_ids, ids) for row in trial.rows for ids in answers_in(row)]
+    told = [(row, row.prompt_ids, ids) for row in trial.rows for ids in responses_in(row)]
     prompts, whole = [prompt for _, prompt, _ in told], [ids for _, _, ids in told]
     other = [[*ids[:-1], 0 if ids[-1] else 1] for ids in whole]
     scores = [rewards(model, collate(prompts, ids).to(trial.model.device)).tolist() for ids in (whole, other)]
     rows = zip(told, *scores, strict=True)
     return [row.where for (row, _, ids), a, b in rows if ids[-1] not in trial.model.stop_ids or a == b]
-
-
-def answers_in(row: PreferenceExample | RatedExample) -> list[list[int]]:
-    """The answers that a row of a reward model's data holds."""
-    return [row.chosen_ids, row.rejected_ids] if isinstance(row, PreferenceExample) else [row.response_ids]
 
 
 def everything_moves(trial: Trial) -> Gap:
@@ -255,16 +251,13 @@ def future(trial: Trial) -> dict[str, str]:
 @torch.no_grad()
 def saved_model_reloads(trial: Trial) -> Gap:
     """Log-probs (of a reward model: scores) by the trained model, and by the folder it was saved to."""
-    algorithm, config, tokens = trial.algorithm, trial.job.config.model, trial.tokens
-    with tempfile.TemporaryDirectory() as folder:
-        if isinstance(algorithm, RewardTrainer):
-            algorithm.model.save(Path(folder))
-            both = rewards(algorithm.model, tokens), rewards(reward_model_of(folder, config), tokens)
-        else:
-            trial.model.save(Path(folder))
-            again = load_model(config.model_copy(update={"name": folder}))
-            both = frozen_logprobs(trial.model, tokens), frozen_logprobs(again, tokens)
-    return Gap(furthest(both), rounding(trial))
+    algorithm, config = trial.algorithm, trial.job.config.model
+    model = algorithm.model if isinstance(algorithm, RewardTrainer) else trial.model
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        model.save(folder)  # as it stands: the run's own `save` first sets a reward model's scale, on all its data
+        saved = load_model(config.model_copy(update={"name": temporary}))
+        return Gap(difference(trial.job, saved, folder, trial.tokens), rounding(trial))
 
 
 def rounding(trial: Trial) -> float:

@@ -1,22 +1,19 @@
 """A model folder is believed when it has been loaded again and says what the trained model says."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from proxtune.algorithms.reward_model import RewardTrainer
 from proxtune.data.collate import Tokens, collate
-from proxtune.data.template import PreferenceExample, PromptExample
 from proxtune.errors import ModelError
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import load
 from proxtune.models.score import frozen_logprobs, rewards
 from proxtune.workflows.jobs import Job
-from proxtune.workflows.shapes import language_model, upcoming
+from proxtune.workflows.shapes import language_model, responses_in, upcoming
 
 EXAMPLES, LONGEST = 4, 64  # of the training data; tokens of a prompt and of a response
 # The largest difference that is rounding. Merging an adapter rounds every weight once more, to the type it is saved in.
@@ -35,19 +32,28 @@ def reload_gap(job: Job, folder: Path) -> float:
     if not saved.reads_as(trained):
         raise ModelError(f"{folder} was loaded again and its tokenizer reads text otherwise; {_ADVICE}")
     trained.module.eval()
-    tokens = _rows(job, trained)
-    if isinstance(job.algorithm, RewardTrainer):
-        before, after = job.algorithm.model, RewardModel.load(saved, folder)
-        what, gaps = "score", (rewards(before, tokens) - rewards(after, tokens)) / max(1.0, before.gain)
-    else:
-        what, gaps = "log-prob", frozen_logprobs(trained, tokens) - frozen_logprobs(saved, tokens)
-    gap, limit = _largest(gaps), TOLERANCE[trained.module.dtype]
+    gap, limit = difference(job, saved, folder, _rows(job, trained)), TOLERANCE[trained.module.dtype]
     if not gap <= limit:
+        what = "score" if isinstance(job.algorithm, RewardTrainer) else "log-prob"
         raise ModelError(
             f"{folder} was loaded again and is another model than the one that was trained: a {what} on the training "
             f"data differs by {gap:.2g} (at most {limit:g} is rounding); {_ADVICE}"
         )
     return gap
+
+
+@torch.no_grad()
+def difference(job: Job, saved: LanguageModel, folder: Path, tokens: Tokens) -> float:
+    """The largest difference of a log-prob, or of a score in units of the head, between the trained model and `saved`.
+
+    NaN where there is one. `saved` is the language model that was loaded from `folder`.
+    """
+    if isinstance(job.algorithm, RewardTrainer):
+        before, after = job.algorithm.model, RewardModel.load(saved, folder)
+        gaps = (rewards(before, tokens) - rewards(after, tokens)) / max(1.0, before.gain)
+    else:
+        gaps = frozen_logprobs(language_model(job), tokens) - frozen_logprobs(saved, tokens)
+    return float(gaps.abs().max())
 
 
 _ADVICE = (
@@ -63,17 +69,8 @@ def _rows(job: Job, model: LanguageModel) -> Tokens:
     return collate(prompts, responses).to(model.device)
 
 
-def _answers(example: Any, model: LanguageModel) -> Iterator[tuple[list[int], list[int]]]:
+def _answers(example: Any, model: LanguageModel) -> list[tuple[list[int], list[int]]]:
     """Prompts with responses; of a prompt alone, its first token with the rest of it."""
-    if isinstance(example, PreferenceExample):
-        yield example.prompt_ids, example.chosen_ids
-        yield example.prompt_ids, example.rejected_ids
-    elif isinstance(example, PromptExample):
-        yield example.prompt_ids[:1], [*example.prompt_ids[1:], model.stop_ids[0]]
-    else:
-        yield example.prompt_ids, example.response_ids
-
-
-def _largest(gaps: Tensor) -> float:
-    """The largest absolute value; NaN where there is one."""
-    return float(gaps.abs().max())
+    prompt = example.prompt_ids
+    answered = [(prompt, response) for response in responses_in(example)]
+    return answered or [(prompt[:1], [*prompt[1:], model.stop_ids[0]])]

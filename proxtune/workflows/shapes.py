@@ -59,16 +59,22 @@ def trained_weights(job: Job) -> list[nn.Parameter]:
     raise AssertionError(type(job.algorithm))
 
 
+def responses_in(example: Any) -> list[list[int]]:
+    """The token ids of the responses that stand in an example; of a prompt none, for its response is sampled."""
+    match example:
+        case PreferenceExample(chosen_ids=chosen, rejected_ids=rejected):
+            return [chosen, rejected]
+        case Example(response_ids=response) | RatedExample(response_ids=response):
+            return [response]
+        case PromptExample():
+            return []
+    raise AssertionError(type(example))
+
+
 def rows_of(example: Any, answer: int = 0) -> list[Lengths]:
     """The rows that an example becomes; the response to a prompt is taken to have `answer` tokens."""
-    match example:
-        case PreferenceExample(prompt, chosen, rejected):
-            return [(len(prompt), len(chosen)), (len(prompt), len(rejected))]
-        case Example(prompt, response) | RatedExample(prompt, response):
-            return [(len(prompt), len(response))]
-        case PromptExample(prompt):
-            return [(len(prompt), answer)]
-    raise AssertionError(type(example))
+    lengths = [len(response) for response in responses_in(example)] or [answer]
+    return [(len(example.prompt_ids), length) for length in lengths]
 
 
 def upcoming(job: Job, steps: int) -> list[list[Any]]:

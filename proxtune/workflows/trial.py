@@ -19,6 +19,7 @@ from proxtune.data.bundled import resolve
 from proxtune.data.collate import Tokens, collate_examples, collate_pairs
 from proxtune.data.files import rows as read_rows
 from proxtune.data.formats import MalformedRowError
+from proxtune.data.lines import Encoding
 from proxtune.data.template import PreferenceExample
 from proxtune.models.heads import ScalarHead
 from proxtune.models.language_model import LanguageModel
@@ -33,6 +34,7 @@ from proxtune.runs import derive_seed
 from proxtune.training.metrics import Metrics
 from proxtune.training.optim import Optimizer
 from proxtune.workflows.jobs import Job, PPORun, RewardRun, RunConfig, SFTRun
+from proxtune.workflows.shapes import language_model, rows_of
 
 READ, ROWS, LONGEST, NEW_TOKENS = 256, 4, 192, 16  # rows of the file, rows of a batch, tokens of a row, of an answer
 
@@ -44,7 +46,8 @@ def small(config: C, folder: Path) -> C:
 
     Dropout is off, for two passes with it differ on purpose, and so are the warm-ups, in which little or nothing moves.
     """
-    data = {"train": head(config.data.train, folder), "eval": None, "eval_fraction": 0.0}
+    train = head(config.data.train, config.data.encoding, folder)
+    data = {"train": train, "encoding": "auto", "eval": None, "eval_fraction": 0.0}
     batch = {"batch_size": ROWS, "microbatch_size": None}
     changes: dict[str, dict[str, Any]] = {"data": data, "tuning": {"dropout": 0.0}, "optim": {"warmup": 0.0}}
     if isinstance(config, SFTRun):
@@ -61,12 +64,12 @@ def small(config: C, folder: Path) -> C:
     return config.model_copy(update=parts)
 
 
-def head(path: Path, folder: Path) -> Path:
-    """The first well-formed rows of a data file, as a file of its own in `folder`."""
-    found = read_rows(resolve(path), hashlib.sha256())
+def head(path: Path, encoding: Encoding, folder: Path) -> Path:
+    """The first well-formed rows of a data file, as a file of its own in `folder`, in UTF-8."""
+    found = read_rows(resolve(path), hashlib.sha256(), encoding)
     rows = islice((row for _, row in found if not isinstance(row, MalformedRowError)), READ)
     file = folder / "rows.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    file.write_text("".join(json.dumps(row, default=repr) + "\n" for row in rows), encoding="utf-8")
     return file
 
 
@@ -142,9 +145,7 @@ class Trial:
     @property
     def model(self) -> LanguageModel:
         """The language model that is trained."""
-        if isinstance(self.algorithm, PPO):
-            return self.algorithm.policy
-        return self.algorithm.model.lm if isinstance(self.algorithm, RewardTrainer) else self.algorithm.model
+        return language_model(self.job)
 
     @property
     def value_head(self) -> ScalarHead | None:
@@ -240,9 +241,7 @@ def pick(rows: Sequence[Any]) -> list[Any]:
 
 def size(row: Any) -> int:
     """Tokens of a row."""
-    if isinstance(row, PreferenceExample):
-        return len(row.prompt_ids) + max(len(row.chosen_ids), len(row.rejected_ids))
-    return len(row.prompt_ids) + len(getattr(row, "response_ids", ()))
+    return max(map(sum, rows_of(row)))
 
 
 def uneven(tokens: Tokens) -> Tokens:

@@ -10,12 +10,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from proxtune.cli import app
+from proxtune.data.lines import Encoding
 from proxtune.data.template import Example
 from proxtune.errors import ConfigError
 from proxtune.models.critic import CriticConfig, build_critic
 from proxtune.models.language_model import LanguageModel
 from proxtune.workflows.jobs import Job
-from proxtune.workflows.trial import digests, pick
+from proxtune.workflows.trial import digests, head, pick
 from proxtune.workflows.verify import CHECKS, command_of, verify
 from tests.defects import DEFECTS, FULL, LORA, Defect, ppo_job, reward_job, sft_job
 from tests.tiny import FAMILIES, tiny_model
@@ -127,6 +128,15 @@ def test_a_digest_is_equal_only_where_every_bit_and_type_is() -> None:
     assert dict(digests(one)) == dict(digests({"a": [torch.tensor([0.0]), 1]}))
     for other in ({"a": [torch.tensor([-0.0]), 1]}, {"a": [torch.tensor([0]), 1]}, {"a": [torch.tensor([0.0]), 1.0]}):
         assert dict(digests(one)) != dict(digests(other))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16"])
+def test_the_rows_that_are_tried_are_read_in_the_encoding_of_the_config(encoding: Encoding, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_bytes('{"prompt": "电影", "completion": "很好"}\n'.encode(encoding))
+    folder = tmp_path / "small"
+    folder.mkdir()
+    found = head(tmp_path / "rows.jsonl", encoding, folder)
+    assert [json.loads(line) for line in found.read_text().splitlines()] == [{"prompt": "电影", "completion": "很好"}]
 
 
 @pytest.mark.slow
