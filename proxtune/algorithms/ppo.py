@@ -166,15 +166,14 @@ class PPO:
 
     def sample(self, prompts: Sequence[PromptExample], stored: Scored | None = None) -> tuple[Rollout, Tensor]:
         """Responses of the current policy, and the values [B, T] of the states they went through."""
-        ids = [prompt.prompt_ids for prompt in prompts]
-        head = self.critic.head if self.critic.trunk is None else None
-        rollout = (
-            stored.rollout
-            if stored
-            else collect(
+        if stored is not None:
+            rollout = stored.rollout
+        else:
+            ids = [prompt.prompt_ids for prompt in prompts]
+            head = self.critic.head if self.critic.trunk is None else None
+            rollout = collect(
                 self.policy, ids, self.rollout, sampler=self.sampler, seed=self.seed, step=self.steps, head=head
             )
-        )
         if rollout.values is not None:
             return rollout, rollout.values
         with torch.no_grad():

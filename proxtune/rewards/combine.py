@@ -11,6 +11,14 @@ from proxtune.errors import ConfigError
 from proxtune.rewards.base import Answers, Reward
 
 
+def weight_of(text: str) -> float:
+    """A weight as it is written behind a reward's name. Raises ValueError for what is not a finite number."""
+    weight = float(text)
+    if not math.isfinite(weight):
+        raise ValueError(f"the weight {text!r} is not a finite number")
+    return weight
+
+
 class WeightedSum:
     """Σ weight · reward. `parts` keeps the last unweighted scores of each, for the curves."""
 

@@ -8,7 +8,6 @@ docs/rewards.md has the protocol in full, docs/examples/reward_server.py a serve
 
 import asyncio
 import json
-import math
 import re
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import Tensor
 from proxtune.errors import ConfigError
 from proxtune.rewards.base import Answers
 from proxtune.rewards.budget import Budget, Outcome
+from proxtune.rewards.combine import weight_of
 
 TRIES = 3
 BACKOFF = 0.5  # seconds before the second try, doubled before the third
@@ -148,12 +148,11 @@ def split_weight(text: str) -> tuple[str, float]:
     if not equals or ("?" in url and "=" not in re.split("[?&]", url)[-1]):
         return text, 1.0
     try:
-        number = float(weight)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"{text}: the weight {weight!r} is not a number; write an = of the path itself as %3D")
-    return url, number
+        return url, weight_of(weight)
+    except ValueError as error:
+        raise ConfigError(
+            f"{text}: the weight {weight!r} is not a number; write an = of the path itself as %3D"
+        ) from error
 
 
 def _check_head(response: httpx2.Response) -> None:

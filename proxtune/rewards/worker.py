@@ -1,7 +1,6 @@
 """A Python function of the command line as a reward, in a process of its own: it may hang, die, or be killed."""
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from proxtune.errors import ConfigError, RewardError
 from proxtune.rewards import child
 from proxtune.rewards.base import Answers, checked
 from proxtune.rewards.budget import Budget
+from proxtune.rewards.combine import weight_of
 
 LOADING = 300.0  # seconds in which a function's file must have been run when a run begins
 
@@ -144,11 +144,9 @@ def from_file(
             f"--reward {spec}: no such file {path or target!r}; expected FILE.py:FUNCTION or FILE.py:FUNCTION=WEIGHT"
         )
     try:
-        number = float(weight or 1)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise ConfigError(f"--reward {spec}: the weight {weight!r} is not a number")
+        number = weight_of(weight or "1")
+    except ValueError as error:
+        raise ConfigError(f"--reward {spec}: the weight {weight!r} is not a number") from error
     try:
         return WorkerReward(path, name, timeout=timeout, memory_gib=memory_gib, max_failed=max_failed), number
     except ConfigError as error:

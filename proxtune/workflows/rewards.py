@@ -15,7 +15,7 @@ from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import ModelConfig, resolve
 from proxtune.models.load import load as load_model
 from proxtune.rewards.base import Reward
-from proxtune.rewards.combine import WeightedSum
+from proxtune.rewards.combine import WeightedSum, weight_of
 from proxtune.rewards.learned import LearnedReward
 from proxtune.rewards.likelihood import Likelihood, TeacherLikelihood
 from proxtune.rewards.remote import RemoteReward, server_name, split_weight
@@ -82,7 +82,7 @@ class RewardConfig(Section):
 
 
 def _weights(names: Sequence[str]) -> dict[str, float]:
-    return {name: float(weight or 1) for name, _, weight in (given.partition("=") for given in names)}
+    return {name: weight_of(weight or "1") for name, _, weight in (given.partition("=") for given in names)}
 
 
 def build_reward(
@@ -101,10 +101,7 @@ def build_reward(
         )
     weights = config.weights()
     models = {name: reward_model_of(name, like) for name in weights}
-    learned: list[tuple[Reward, float]] = [
-        (LearnedReward(model, same_tokenizer=model.lm.reads_as(policy), name=Path(name).name), weights[name])
-        for name, model in models.items()
-    ]
+    learned = [(_learned(name, model, policy), weights[name]) for name, model in models.items()]
     parts = [*learned, *teachers_of(config, like, policy), *remote_rewards(config), *functions]
     return WeightedSum(parts), next(iter(models.values()), None)
 
@@ -157,16 +154,15 @@ def reward_model_of(name: str, like: ModelConfig) -> RewardModel:
     return RewardModel.load(lm, folder)
 
 
+def _learned(name: str, model: RewardModel, policy: LanguageModel) -> Reward:
+    return LearnedReward(model, same_tokenizer=model.lm.reads_as(policy), name=Path(name).name)
+
+
 def build_judges(
     config: RewardConfig, like: ModelConfig, functions: Sequence[Reward], reward: WeightedSum, policy: LanguageModel
 ) -> dict[str, Reward]:
     """What scores the held-out answers and is never trained on, by the name of its figure, `judge/<name>`."""
-    models = {name: reward_model_of(name, like) for name in config.judges}
-    judges: list[Reward] = [
-        LearnedReward(model, same_tokenizer=model.lm.reads_as(policy), name=Path(name).name)
-        for name, model in models.items()
-    ]
-    judges += functions
+    judges = [*(_learned(name, reward_model_of(name, like), policy) for name in config.judges), *functions]
     names = [part.name for part, _ in reward.rewards] + [judge.name for judge in judges]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

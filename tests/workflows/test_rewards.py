@@ -39,6 +39,12 @@ def test_a_weight_that_is_no_number_is_refused() -> None:
         RewardConfig(teachers=["runs/teacher=much"])
 
 
+@pytest.mark.parametrize("key", ["models", "teachers"])
+def test_a_weight_that_would_make_every_score_nan_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"{key}: the weight 'nan' is not a finite number; write RUN or RUN=WEIGHT"):
+        RewardConfig(**{key: ["runs/a=nan"]})
+
+
 def test_nothing_rewarded_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"set reward\.models=\[runs/NAME\], reward\.teachers=\[runs/NAME\]"):
         build([])
