@@ -8,8 +8,10 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from proxtune.models.causal import CausalModel, register
 
 State: TypeAlias = tuple[Tensor, Tensor]  # h and c, each [layers, B, H]
 
@@ -80,24 +82,10 @@ class LSTMTrunk(LSTMBase):
         return BaseModelOutputWithPast(last_hidden_state=self.drop(y), past_key_values=past_key_values)
 
 
-class LSTM(LSTMBase):
+class LSTM(CausalModel, LSTMBase):
     """The trunk with a language-model head, tied to the embedding or of its own."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed.weight"}  # noqa: RUF012 (transformers declares it so)
-
-    def __init__(self, config: LSTMConfig) -> None:
-        super().__init__(config)
-        self.model = LSTMTrunk(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()  # type: ignore[no-untyped-call]
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def forward(self, input_ids: Tensor, **kwargs: Any) -> CausalLMOutputWithPast:
-        return CausalLMOutputWithPast(logits=self.lm_head(self.model(input_ids, **kwargs).last_hidden_state))
+    trunk_class = LSTMTrunk
 
 
-AutoConfig.register(LSTMConfig.model_type, LSTMConfig)
-AutoModel.register(LSTMConfig, LSTMTrunk)
-AutoModelForCausalLM.register(LSTMConfig, LSTM)
+register(LSTMConfig, LSTM)

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+from proxtune.models.causal import CausalModel, register
 
 
 class TransformerConfig(PreTrainedConfig):
@@ -117,24 +119,10 @@ class TransformerTrunk(TransformerBase):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
 
 
-class Transformer(TransformerBase):
-    """The trunk with a language-model head tied to its embedding."""
+class Transformer(CausalModel, TransformerBase):
+    """The trunk with a language-model head, tied to the embedding or of its own."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed.weight"}  # noqa: RUF012 (transformers declares it so)
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__(config)
-        self.model = TransformerTrunk(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()  # type: ignore[no-untyped-call]
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def forward(self, input_ids: Tensor, **kwargs: Any) -> CausalLMOutputWithPast:
-        return CausalLMOutputWithPast(logits=self.lm_head(self.model(input_ids, **kwargs).last_hidden_state))
+    trunk_class = TransformerTrunk
 
 
-AutoConfig.register(TransformerConfig.model_type, TransformerConfig)
-AutoModel.register(TransformerConfig, TransformerTrunk)
-AutoModelForCausalLM.register(TransformerConfig, Transformer)
+register(TransformerConfig, Transformer)
