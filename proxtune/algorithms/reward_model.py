@@ -14,7 +14,7 @@ from proxtune.data.template import PreferenceExample, RatedExample
 from proxtune.errors import DataError
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import copy_into
-from proxtune.models.score import answer_rewards, pair_rewards, ratings_of
+from proxtune.models.score import ROWS_AT_ONCE, answer_rewards, pair_rewards, ratings_of
 from proxtune.objectives import bradley_terry_loss, rating_loss
 from proxtune.training.metrics import Metrics, Tally
 from proxtune.training.optim import OptimConfig, Optimizer
@@ -158,7 +158,7 @@ def normalise(
     examples: Sequence[PreferenceExample] | Sequence[RatedExample],
     *,
     judgements: Judgements[Any] = PAIRS,
-    rows_at_once: int = 32,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> None:
     """Set gain and bias so that these answers score mean 0 and standard deviation 1 (Ziegler et al. 2019, 2.1)."""
     model.lm.module.eval()  # dropout would be noise in a scale that is kept

@@ -9,7 +9,7 @@ from proxtune.data.collate import collate_examples
 from proxtune.data.template import Example, PreferenceExample, PromptExample, RatedExample
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import LanguageModel
-from proxtune.models.score import answer_rewards, pair_rewards, ratings_of, score
+from proxtune.models.score import ROWS_AT_ONCE, answer_rewards, pair_rewards, ratings_of, score
 from proxtune.objectives import bradley_terry_loss, rating_loss
 from proxtune.rewards.base import Answers, answers_of
 from proxtune.rollouts.collect import collect
@@ -19,7 +19,9 @@ from proxtune.runs import derive_seed
 
 
 @torch.no_grad()
-def likelihood(model: LanguageModel, examples: Sequence[Example], *, rows_at_once: int = 32) -> dict[str, float]:
+def likelihood(
+    model: LanguageModel, examples: Sequence[Example], *, rows_at_once: int = ROWS_AT_ONCE
+) -> dict[str, float]:
     """`eval/loss`, nats a response token over all of them, and `eval/perplexity`, its exponential."""
     was_training = model.module.training
     model.module.eval()
@@ -34,7 +36,7 @@ def likelihood(model: LanguageModel, examples: Sequence[Example], *, rows_at_onc
 
 @torch.no_grad()
 def pair_accuracy(
-    model: RewardModel, pairs: Sequence[PreferenceExample], *, rows_at_once: int = 32
+    model: RewardModel, pairs: Sequence[PreferenceExample], *, rows_at_once: int = ROWS_AT_ONCE
 ) -> dict[str, float]:
     """`eval/accuracy`, the share of pairs whose chosen answer scores higher, `eval/loss` and `eval/margin`."""
     was_training = model.lm.module.training
@@ -47,7 +49,9 @@ def pair_accuracy(
 
 
 @torch.no_grad()
-def rating_fit(model: RewardModel, rated: Sequence[RatedExample], *, rows_at_once: int = 32) -> dict[str, float]:
+def rating_fit(
+    model: RewardModel, rated: Sequence[RatedExample], *, rows_at_once: int = ROWS_AT_ONCE
+) -> dict[str, float]:
     """`eval/correlation` of score and rating (Pearson), `eval/loss` and `eval/error`."""
     was_training = model.lm.module.training
     model.lm.module.eval()

@@ -12,6 +12,8 @@ from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.objectives import token_entropy
 
+ROWS_AT_ONCE = 32  # of a pass without a gradient; it bounds memory and changes no result
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -52,7 +54,7 @@ def score(
 
 @torch.no_grad()
 def frozen_logprobs(
-    model: LanguageModel, tokens: Tokens, *, temperature: float = 1.0, rows_at_once: int = 32
+    model: LanguageModel, tokens: Tokens, *, temperature: float = 1.0, rows_at_once: int = ROWS_AT_ONCE
 ) -> Tensor:
     """[B, T]: log-probs without a gradient, a few rows at a time."""
     parts = torch.arange(len(tokens)).split(rows_at_once)

@@ -8,7 +8,7 @@ from proxtune.data.template import encode_prompt
 from proxtune.errors import RewardError
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import LanguageModel
-from proxtune.models.score import rewards
+from proxtune.models.score import ROWS_AT_ONCE, rewards
 from proxtune.rewards.base import Answers, checked
 
 
@@ -16,7 +16,7 @@ class LearnedReward:
     """Score answers with a reward model: the sampled tokens if it shares the policy's tokenizer, else the text."""
 
     def __init__(
-        self, model: RewardModel, *, same_tokenizer: bool, name: str = "model", rows_at_once: int = 32
+        self, model: RewardModel, *, same_tokenizer: bool, name: str = "model", rows_at_once: int = ROWS_AT_ONCE
     ) -> None:
         self.model, self.same_tokenizer, self.name, self.rows_at_once = model, same_tokenizer, name, rows_at_once
         self.max_length = model.max_length

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from proxtune.errors import RewardError
 from proxtune.models.language_model import LanguageModel
-from proxtune.models.score import frozen_logprobs
+from proxtune.models.score import ROWS_AT_ONCE, frozen_logprobs
 from proxtune.rewards.base import Answers
 from proxtune.rewards.learned import encode_answers
 
@@ -29,7 +29,7 @@ class TeacherLikelihood:
         same_tokenizer: bool,
         likelihood: Likelihood = "mean",
         name: str = "teacher",
-        rows_at_once: int = 32,
+        rows_at_once: int = ROWS_AT_ONCE,
     ) -> None:
         self.teacher, self.same_tokenizer, self.likelihood = teacher, same_tokenizer, likelihood
         self.name, self.rows_at_once, self.max_length = name, rows_at_once, teacher.context

@@ -11,6 +11,8 @@ from proxtune.models.language_model import LanguageModel
 from proxtune.rollouts.rollout import Rollout, Sampler
 from proxtune.rollouts.sampling import NotFiniteError, SamplingConfig, row_uniforms
 
+ROWS_SAMPLED_AT_ONCE = 64  # it bounds memory and changes no token
+
 
 def as_prompts(model: LanguageModel, prompts: Sequence[str | PromptExample]) -> list[PromptExample]:
     """Plain strings encoded as the data layer would; examples as they are."""
@@ -27,7 +29,7 @@ def collect(
     seed: int,
     step: int,
     head: ScalarHead | None = None,
-    rows_at_once: int = 64,
+    rows_at_once: int = ROWS_SAMPLED_AT_ONCE,
 ) -> Rollout:
     """One response to each prompt. Row i of step s draws from a generator seeded by (seed, "rollout", s, i).
 

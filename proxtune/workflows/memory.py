@@ -15,12 +15,13 @@ from proxtune.algorithms.ppo import PPO
 from proxtune.algorithms.reward_model import RewardTrainer
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import LanguageModel
+from proxtune.models.score import ROWS_AT_ONCE
 from proxtune.rollouts.cache import memory_for
+from proxtune.rollouts.collect import ROWS_SAMPLED_AT_ONCE
 from proxtune.workflows.jobs import Job, PPORun
 from proxtune.workflows.machine import gib, resident
 from proxtune.workflows.shapes import Shape, language_model, shapes, trained_weights
 
-AT_ONCE, SAMPLED_AT_ONCE = 32, 64  # rows of a pass without a gradient, and of the sampler
 FROM_HEAP = 32 * 2**20  # glibc gives larger pieces back to the system at once, and keeps smaller ones to hand out again
 KEPT_FREE = 0.75  # of the bytes in smaller pieces, measured: 0.6 to 1 in SFT, reward modelling and PPO
 SAMPLING = 44  # bytes a row and token of the vocabulary while one token is drawn: five times float32, thrice float64
@@ -139,7 +140,7 @@ def _passes(
     depth = f"{job.config.tuning.top_layers or layers} of {layers} blocks, hidden {model.hidden_size}"
     how = f"{likely.rows} rows × {likely.width} tokens × {each / 1024:.0f} KiB ({depth})"
     terms = [Term("activations", how, _sizes([each * shape.tokens for shape in passes]), ("update",))]
-    scored = min(AT_ONCE, job.config.ppo.batch_size if isinstance(job.config, PPORun) else len(job.held_out))
+    scored = min(ROWS_AT_ONCE, job.config.ppo.batch_size if isinstance(job.config, PPORun) else len(job.held_out))
     if not isinstance(job.algorithm, RewardTrainer):
         copies = 4 + 4 * (isinstance(job.algorithm, PPO) and job.algorithm.config.entropy_coef > 0)
         sizes = _sizes([copies * 4.0 * s.counted * vocabulary for s in passes])
@@ -165,7 +166,7 @@ def _phases(job: Job) -> tuple[str, ...]:
 
 
 def _sampling(ppo: PPO, model: LanguageModel, passes: tuple[Shape, Shape, Shape], vocabulary: int) -> list[Term]:
-    rows = min(SAMPLED_AT_ONCE, ppo.config.batch_size)
+    rows = min(ROWS_SAMPLED_AT_ONCE, ppo.config.batch_size)
     slot = _remembered(model)
     cache = _sizes([1.5 * rows * shape.width * slot for shape in passes])
     how = f"1.5 × {rows} rows × {passes[1].width} tokens × {slot / 1024:.1f} KiB"
