@@ -6,7 +6,7 @@ policy and critic. The maths is in `objectives.ppo`, sampling in `rollouts`, pas
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from proxtune.errors import ConfigError, GenerationError
 from proxtune.models.critic import Critic, CriticConfig, build_critic
 from proxtune.models.language_model import LanguageModel, copy_into
 from proxtune.models.peft import TuningConfig, disable_dropout
-from proxtune.models.score import frozen_logprobs, score
+from proxtune.models.score import frozen_logprobs, frozen_states, score
+from proxtune.models.trunk import Below
 from proxtune.objectives import (
     clipped_policy_loss,
     clipped_value_loss,
@@ -58,10 +59,12 @@ class Experience:
     old_values: Tensor
     advantages: Tensor
     returns: Tensor
+    below: Below | None = None  # [B, S, H], of the blocks that the policy does not train
 
     def __getitem__(self, rows: Tensor) -> "Experience":
         rest = (self.mask, self.old_logprobs, self.old_values, self.advantages, self.returns)
-        return Experience(self.tokens[rows], *(x[rows] for x in rest))
+        below = None if self.below is None else self.below[rows]
+        return Experience(self.tokens[rows], *(x[rows] for x in rest), below)
 
 
 class PPO:
@@ -109,6 +112,9 @@ class PPO:
         self.reference, self.starts_at_reference = reference, reference is None
         if reference is None and self.config.kl_coef > 0 and policy.adapter is None:
             self.reference = policy.frozen_copy()
+        for other in (self.reference, self.critic.trunk):
+            if other is not None:
+                other.share(policy)
         optim = optim or OptimConfig()
         self.optimizer = Optimizer(
             {"policy": list(policy.trained().values()), "critic": list(self.critic.trained().values())},
@@ -146,7 +152,9 @@ class PPO:
             advantages = whiten(advantages, mask)
 
         # improve
-        stats = self.improve(Experience(rollout.tokens, mask, rollout.logprobs, values, advantages, returns))
+        stats = self.improve(
+            Experience(rollout.tokens, mask, rollout.logprobs, values, advantages, returns, rollout.below)
+        )
 
         kl = torch.where(rollout.mask, rollout.logprobs - ref_logprobs, 0).sum(1)
         stats |= self.describe(rollout, raw, kl) | {"kl/coef": self.kl_coef}
@@ -174,10 +182,12 @@ class PPO:
             rollout = collect(
                 self.policy, ids, self.rollout, sampler=self.sampler, seed=self.seed, step=self.steps, head=head
             )
+        if rollout.below is None:
+            rollout = replace(rollout, below=frozen_states(self.policy, rollout.tokens))
         if rollout.values is not None:
             return rollout, rollout.values
         with torch.no_grad():
-            return rollout, self.critic.values(rollout.tokens)
+            return rollout, self.critic.values(rollout.tokens, self.below_for(self.critic.trunk, rollout.below))
 
     def scores(self, answers: Answers, rollout: Rollout, stored: Scored | None) -> Tensor:
         """[B]: the reward of each answer, NaN where it gave none."""
@@ -188,12 +198,18 @@ class PPO:
         self.parts = stored.parts
         return stored.scores.to(rollout.logprobs.device)
 
+    def below_for(self, other: LanguageModel | None, below: Below | None) -> Below | None:
+        """What the frozen blocks made, for another model that has the very same ones."""
+        shares = other is not None and below is not None and other.shares_below(self.policy, below.blocks)
+        return below if shares else None
+
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """[B, T], at the sampler's temperature; the policy's own (a KL of 0) where there is no reference."""
         if self.config.kl_coef == 0:
             return rollout.logprobs
         with nullcontext(self.reference) if self.reference else self.policy.as_reference() as reference:
-            logprobs = frozen_logprobs(reference, rollout.tokens, temperature=self.rollout.temperature)
+            below = self.below_for(reference, rollout.below)
+            logprobs = frozen_logprobs(reference, rollout.tokens, temperature=self.rollout.temperature, below=below)
         if self.steps == 0 and self.starts_at_reference:
             self.assert_equal("the policy and the reference it begins as", rollout.logprobs, logprobs, rollout.mask)
         return logprobs
@@ -269,6 +285,7 @@ class PPO:
             head=self.critic.head if shared else None,
             detach=self.critic_config.detach or warming,
             entropy=cfg.entropy_coef > 0,
+            below=batch.below,
         )
         if check:
             self.assert_equal("the sampler and the trainer", now.logprobs, batch.old_logprobs, batch.mask)
@@ -287,7 +304,9 @@ class PPO:
             policy_loss, policy = kl_penalty_loss(
                 now.logprobs, batch.old_logprobs, batch.advantages, batch.mask, coef=self.penalty_coef, count=count
             )
-        values = now.values if now.values is not None else self.critic.values(batch.tokens)
+        values = now.values
+        if values is None:
+            values = self.critic.values(batch.tokens, self.below_for(self.critic.trunk, batch.below))
         value_loss, value = clipped_value_loss(
             values, batch.old_values, batch.returns, batch.mask, clip=cfg.value_clip, count=count
         )

@@ -14,6 +14,7 @@ from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.peft import TuningConfig, disable_dropout, tune
 from proxtune.models.score import values, values_after
+from proxtune.models.trunk import Below
 
 
 class CriticConfig(Section):
@@ -56,10 +57,10 @@ class Critic:
         head = {f"head.{name}": p for name, p in self.head.named_parameters()}
         return head if self.trunk is None else head | {f"trunk.{name}": p for name, p in self.trunk.trained().items()}
 
-    def values(self, tokens: Tokens) -> Tensor:
+    def values(self, tokens: Tokens, below: Below | None = None) -> Tensor:
         """[B, T], by the critic's own trunk."""
         assert self.trunk is not None
-        return values(self.trunk, self.head, tokens)
+        return values(self.trunk, self.head, tokens, below)
 
     @torch.no_grad()
     def after(self, policy: LanguageModel, tokens: Tokens) -> Tensor:

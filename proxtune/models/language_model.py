@@ -3,7 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from proxtune.data.tokenizer import stop_ids
 from proxtune.errors import CheckpointError, ModelError
+from proxtune.models import trunk
+from proxtune.models.rows import ATTENTION, Rows
+from proxtune.models.vocabulary import Head
 
 
 @dataclass
@@ -57,28 +60,58 @@ class LanguageModel:
         """The weights that this run trains, by name."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
 
-    def hidden(self, ids: Tensor, *, positions: Tensor | None = None, mask: Any = None, cache: Any = None) -> Tensor:
-        """Hidden states [B, S, H] of the trunk.
+    def __post_init__(self) -> None:
+        self.module.set_attn_implementation(ATTENTION)
 
-        Without a mask attention is causal, so right padding needs none: no real token sees what comes after it.
+    def hidden(self, ids: Tensor) -> Tensor:
+        """Hidden states [B, S, H] of the trunk, of rows of one length [B, S] that nothing is remembered of."""
+        return self.module.base_model(input_ids=ids, use_cache=False).last_hidden_state
+
+    def run(self, ids: Tensor, rows: Rows, *, below: trunk.Below | None = None) -> Tensor:
+        """Hidden states [N, H] of the tokens [N] of packed rows.
 
         Args:
-            ids, positions: [B, S]; mask: [B, 1, S, K] additive (or one for each kind of layer, see `rollouts.cache`).
+            below: [N, H], what the frozen lower blocks make of these tokens; only those above are run then.
         """
-        return self.module.base_model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
+        made = ids.new_zeros(1, 1, 1, 1, dtype=torch.bool)  # stands for a mask, so that transformers makes none
+        with nullcontext() if below is None else trunk.begin_above(self.module, below):
+            return self.module.base_model(
+                input_ids=ids[None], attention_mask=made, position_ids=rows.positions[None], use_cache=False, rows=rows
+            ).last_hidden_state[0]
+
+    @property
+    def head(self) -> Head:
+        """What makes logits of hidden states."""
+        layer = self.module.get_output_embeddings()
+        cap = getattr(self.module.config.get_text_config(), "final_logit_softcapping", None)
+        return Head(layer.weight, getattr(layer, "bias", None), cap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., V] in float32."""
-        head: nn.Module = self.module.get_output_embeddings()
-        logits: Tensor = head(hidden).float()
-        cap = getattr(self.module.config.get_text_config(), "final_logit_softcapping", None)
+        layer: nn.Module = self.module.get_output_embeddings()
+        logits: Tensor = layer(hidden).float()
+        cap = self.head.cap
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @property
+    def frozen_blocks(self) -> int:
+        """How many of the lowest blocks this run does not train, if it trains blocks above them and nothing else."""
+        return trunk.frozen_blocks(self.module)
+
+    def shares_below(self, other: "LanguageModel", count: int) -> bool:
+        """Whether the lowest `count` blocks, and all they depend on, are the very weights of the other model."""
+        mine, theirs = ([p.data_ptr() for p in trunk.below(model.module, count)] for model in (self, other))
+        return mine == theirs
+
+    def share(self, other: "LanguageModel") -> None:
+        """Hold every weight only once that both models have alike and neither trains."""
+        theirs = {_own_name(name): p for name, p in other.module.named_parameters() if not p.requires_grad}
+        for name, weight in self.module.named_parameters():
+            twin = theirs.get(_own_name(name))
+            if twin is None or weight.requires_grad or twin.dtype != weight.dtype or twin.device != weight.device:
+                continue
+            if torch.equal(twin, weight):
+                weight.data = twin.data
 
     @contextmanager
     def as_reference(self) -> Iterator["LanguageModel"]:
@@ -101,6 +134,11 @@ class LanguageModel:
         module: Any = self.module if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
         module.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def _own_name(name: str) -> str:
+    """The name of a weight, whether an adapter stands beside it or not."""
+    return name.replace(".base_layer.", ".")
 
 
 def copy_into(weights: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:
@@ -128,16 +166,25 @@ def weight_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def check_head(model: LanguageModel) -> None:
-    """Refuse an architecture that does something to its logits that `LanguageModel.logits` does not."""
+def check_architecture(model: LanguageModel) -> None:
+    """Refuse an architecture whose logits are not those of its head, or that cannot keep packed rows apart."""
     ids = torch.arange(8, device=model.device)[None] % model.module.config.get_text_config().vocab_size
     with torch.no_grad():
-        ours = model.logits(model.hidden(ids))
         theirs = model.module(input_ids=ids).logits.float()
+        _refuse(model, model.logits(model.hidden(ids)), theirs, "changes its logits after the head")
+        rows = Rows([3, 8], device=model.device)
+        try:
+            packed = model.logits(model.run(torch.cat([ids[0, :3], ids[0]]), rows))[3:]
+        except TypeError:  # no room for `rows` in its forward pass
+            packed = torch.full_like(theirs[0], torch.nan)
+        _refuse(model, packed[None], theirs, "does not take rows of different lengths without padding")
+
+
+def _refuse(model: LanguageModel, ours: Tensor, theirs: Tensor, what: str) -> None:
     gap = float((ours - theirs).abs().max())
-    if gap > 1e-3 * max(1.0, float(theirs.abs().max())):
+    if not gap <= 1e-3 * max(1.0, float(theirs.abs().max())):
         raise ModelError(
-            f"{type(model.module).__name__} changes its logits after the head (largest difference {gap:.3g}); "
-            "expected logits = head(hidden states), with an optional final soft cap. "
+            f"{type(model.module).__name__} {what} (largest difference {gap:.3g}); expected logits = head(hidden "
+            "states), with an optional final soft cap, and attention through transformers' AttentionInterface. "
             "This architecture cannot be trained here yet"
         )

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from proxtune.config import Section
 from proxtune.data.tokenizer import pad_id, stop_ids, train_tokenizer
 from proxtune.errors import ModelError
-from proxtune.models.language_model import LanguageModel, check_head
+from proxtune.models.language_model import LanguageModel, check_architecture
 from proxtune.models.lstm import LSTM, LSTMConfig
 from proxtune.models.transformer import Transformer, TransformerConfig
 from proxtune.models.vetting import vet
@@ -89,7 +89,7 @@ def load(config: ModelConfig, *, corpus: Iterable[str] = (), seed: int = 0) -> L
     tokenizer.pad_token_id = module.config.pad_token_id = pad_id(tokenizer, module.config.get_text_config().vocab_size)
     model = LanguageModel(module.to(device=device(config.device), dtype=getattr(torch, config.dtype)), tokenizer)
     module.eval()
-    check_head(model)
+    check_architecture(model)
     module.requires_grad_(False)
     return model
 

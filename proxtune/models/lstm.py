@@ -6,12 +6,14 @@ cache: (h, c) of each layer.
 
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from proxtune.models.causal import CausalModel, register
+from proxtune.models.rows import Rows
 
 State: TypeAlias = tuple[Tensor, Tensor]  # h and c, each [layers, B, H]
 
@@ -60,26 +62,27 @@ class LSTMTrunk(LSTMBase):
     def get_input_embeddings(self) -> nn.Module:
         return self.embed
 
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, past_key_values: Any = None, **_: Any
-    ) -> BaseModelOutputWithPast:
-        """Positions are those of the recurrence itself; no real token sees the padding on its right.
+    def forward(self, input_ids: Tensor, rows: Rows | None = None, **_: Any) -> BaseModelOutputWithPast:
+        """Whole rows [B, S] from the beginning, or the packed `rows` of [1, N].
 
-        Args:
-            attention_mask: [B, S], True where a row has a token, its padding on the right; None: everywhere.
-            past_key_values: anything with a `state`, None or that of the tokens before, where the new one is left.
+        Positions are those of the recurrence itself; `rows.memory` holds the states of rows that go on.
         """
-        state: State | None = None if past_key_values is None else past_key_values.state
         x = self.drop(self.embed(input_ids))
-        if attention_mask is None:
-            y, state = self.lstm(x, state)
-        else:  # packed, each row ends at its own last token, and so does its state
-            lengths = attention_mask.sum(1).cpu()
-            packed, state = self.lstm(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False), state)
-            y = pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])[0]
-        if past_key_values is not None:
-            past_key_values.state = state
-        return BaseModelOutputWithPast(last_hidden_state=self.drop(y), past_key_values=past_key_values)
+        y = self.lstm(x)[0] if rows is None else self._packed(x[0], rows)[None]
+        return BaseModelOutputWithPast(last_hidden_state=self.drop(y))
+
+    def _packed(self, x: Tensor, rows: Rows) -> Tensor:
+        memory: Any = rows.memory
+        state: State | None = None if memory is None else memory.read(rows.going)
+        if state is not None:  # those of new rows begin at 0
+            new = [h.new_zeros(h.shape[0], len(rows.lengths), h.shape[2]) for h in state]
+            state = (torch.cat([state[0], new[0]], 1), torch.cat([state[1], new[1]], 1))
+        each = x.split([1] * rows.going + rows.lengths)
+        y: PackedSequence
+        y, after = self.lstm(pack_sequence(list(each), enforce_sorted=False), state)
+        if memory is not None:
+            memory.write(after)
+        return torch.cat(unpack_sequence(y))
 
 
 class LSTM(CausalModel, LSTMBase):

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from proxtune.config import Section
 from proxtune.errors import ModelError
 from proxtune.models.language_model import LanguageModel
+from proxtune.models.trunk import blocks
 
 
 class TuningConfig(Section):
@@ -25,18 +26,11 @@ class TuningConfig(Section):
         0.0, ge=0, lt=1, description="dropout before the adapter (supervised training only; RL sets it to 0)"
     )
     top_layers: PositiveInt | None = Field(
-        None, description="adapt only the top n blocks; nothing is back-propagated below them"
+        None, description="train only the top n blocks; nothing is back-propagated below them, and PPO runs them once"
     )
-
-    def problems(self) -> list[tuple[str, str]]:
-        if self.kind == "full" and self.top_layers is not None:
-            return [
-                (
-                    "top_layers",
-                    "only LoRA can be limited to the top blocks; set tuning.kind=lora or remove tuning.top_layers",
-                )
-            ]
-        return []
+    checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass instead of keeping them: slower, smaller"
+    )
 
 
 def tune(model: LanguageModel, config: TuningConfig, *, seed: int = 0) -> LanguageModel:
@@ -45,8 +39,12 @@ def tune(model: LanguageModel, config: TuningConfig, *, seed: int = 0) -> Langua
     Raises:
         ModelError: fewer blocks than `top_layers` asks for.
     """
+    if config.checkpointing:
+        _checkpoint_activations(model.module)
     if config.kind == "full":
-        model.module.requires_grad_(True)
+        inside = _top_blocks(model.module, config.top_layers) if config.top_layers else ("",)
+        for name, weight in model.module.named_parameters():
+            weight.requires_grad_(name.startswith(inside))
         return model
     lora = LoraConfig(
         r=config.rank,
@@ -73,19 +71,30 @@ def disable_dropout(module: nn.Module) -> None:
                 setattr(part, name, 0.0)
 
 
+def _checkpoint_activations(module: nn.Module) -> None:
+    if not getattr(module, "supports_gradient_checkpointing", False):
+        raise ModelError(f"{type(module).__name__} cannot compute activations again; set tuning.checkpointing=false")
+    module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+
+
 def _linear_layers(module: nn.Module, top: int | None) -> list[str]:
     """Names of the linear layers inside the blocks, or the top `top` of them; the head is not one."""
-    lists = [(len(part), name) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
-    if not lists:
+    inside = _top_blocks(module, top)
+    if not inside:
         raise ModelError(
             f"{type(module).__name__} has no blocks of linear layers to put adapters in; set tuning.kind=full"
         )
-    blocks, path = max(lists)
-    if top is not None and top > blocks:
-        raise ModelError(f"tuning.top_layers is {top}, but the model has {blocks} blocks; set at most {blocks}")
-    inside = tuple(f"{path}.{i}." for i in range(blocks - (top or blocks), blocks))
     return [
         name
         for name, part in module.named_modules()
         if isinstance(part, nn.Linear | Conv1D) and name.startswith(inside)
     ]
+
+
+def _top_blocks(module: nn.Module, top: int | None) -> tuple[str, ...]:
+    """What the names of the weights in the top `top` blocks, or in all of them, begin with."""
+    path, found = blocks(module)
+    count = len(found)
+    if top is not None and top > count:
+        raise ModelError(f"tuning.top_layers is {top}, but the model has {count} blocks; set at most {count}")
+    return tuple(f"{path}.{i}." for i in range(count - (top or count), count))

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from proxtune.data.collate import Tokens, collate_examples, collate_pairs
+from proxtune.data.collate import Tokens, collate_examples, collate_pairs, length_mask
 from proxtune.data.template import PreferenceExample, RatedExample
+from proxtune.models import trunk
 from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.language_model import LanguageModel
-from proxtune.objectives import token_entropy
+from proxtune.models.rows import Rows
+from proxtune.models.trunk import Below
+from proxtune.models.vocabulary import token_logprobs
 
 ROWS_AT_ONCE = 32  # of a pass without a gradient; it bounds memory and changes no result
 
@@ -32,38 +35,67 @@ def score(
     head: ScalarHead | None = None,
     detach: bool = True,
     entropy: bool = False,
+    below: Below | None = None,
 ) -> Scores:
     """Log-probs of response tokens, log softmax(logits / temperature), and values of the states they were chosen in.
 
-    The language-model head runs on the states before response tokens only.
+    Rows are run without padding, and the language-model head on the states before response tokens only, a few at a time.
 
     Args:
         temperature: that of the sampler; values never see it.
         head: reads values off the same trunk; with `detach` its gradient stops there.
         entropy: also return the entropy of each next-token distribution, with its gradient.
+        below: see `frozen_states`.
     """
-    hidden, mask = states(model, tokens), tokens.mask
-    logits = model.logits(hidden[mask]) / temperature
-    chosen = logits.gather(-1, tokens.response_ids[mask][:, None])[:, 0]
+    hidden, mask = states(model, tokens, below), tokens.mask
+    tempered = model.head._replace(temperature=temperature)
+    logprobs, entropies = token_logprobs(hidden, tokens.response_ids[mask], tempered, entropy=entropy)
     return Scores(
-        logprobs=_spread(chosen - logits.logsumexp(-1), mask),
-        values=None if head is None else read_values(head, hidden, mask, detach=detach),
-        entropy=_spread(token_entropy(logits), mask) if entropy else None,
+        logprobs=_spread(logprobs, mask),
+        values=None if head is None else _spread(head(hidden.detach() if detach else hidden), mask),
+        entropy=_spread(entropies, mask) if entropy else None,
     )
 
 
 @torch.no_grad()
 def frozen_logprobs(
-    model: LanguageModel, tokens: Tokens, *, temperature: float = 1.0, rows_at_once: int = ROWS_AT_ONCE
+    model: LanguageModel,
+    tokens: Tokens,
+    *,
+    temperature: float = 1.0,
+    rows_at_once: int = ROWS_AT_ONCE,
+    below: Below | None = None,
 ) -> Tensor:
     """[B, T]: log-probs without a gradient, a few rows at a time."""
-    parts = torch.arange(len(tokens)).split(rows_at_once)
-    return torch.cat([score(model, tokens[rows], temperature=temperature).logprobs for rows in parts])
+    found = []
+    for rows in torch.arange(len(tokens)).split(rows_at_once):
+        beneath = None if below is None else below[rows]
+        found.append(score(model, tokens[rows], temperature=temperature, below=beneath).logprobs)
+    return torch.cat(found)
 
 
-def values(model: LanguageModel, head: ScalarHead, tokens: Tokens) -> Tensor:
+@torch.no_grad()
+def frozen_states(model: LanguageModel, tokens: Tokens, *, rows_at_once: int = ROWS_AT_ONCE) -> Below | None:
+    """[B, S, H]: what leaves the blocks that this run does not train, for each token that `states` needs but the top.
+
+    None where it trains others than the top blocks, or all of them.
+    """
+    count = model.frozen_blocks
+    if not count:
+        return None
+    found = tokens.prompt_ids.new_zeros(len(tokens), _width(tokens), model.hidden_size, dtype=model.module.dtype)
+    with trunk.end_below(model.module, count), trunk.capture(model.module, count) as noted:
+        for part in torch.arange(len(tokens)).split(rows_at_once):
+            lengths = _needed(tokens[part])
+            rows = Rows(lengths.tolist(), device=model.device)
+            model.run(join(tokens[part])[length_mask(lengths, _width(tokens[part]))], rows)
+            found[part.to(found.device)[rows.places], rows.positions] = noted.pop()
+    return Below(found, count)
+
+
+def values(model: LanguageModel, head: ScalarHead, tokens: Tokens, below: Below | None = None) -> Tensor:
     """[B, T]: values by a critic with a trunk of its own."""
-    return read_values(head, states(model, tokens), tokens.mask, detach=False)
+    return _spread(head(states(model, tokens, below)), tokens.mask)
 
 
 def values_after(model: LanguageModel, head: ScalarHead, tokens: Tokens) -> Tensor:
@@ -92,11 +124,21 @@ def ratings_of(examples: Sequence[RatedExample]) -> Tensor:
     return torch.tensor([example.rating for example in examples])
 
 
-def states(model: LanguageModel, tokens: Tokens) -> Tensor:
-    """[B, T, H]: the hidden state that each response token was chosen in (that of the token before it)."""
-    steps = torch.arange(tokens.response_ids.shape[1], device=tokens.response_ids.device)
-    before = (tokens.prompt_lengths[:, None] + steps - 1).clamp(max=_width(tokens) - 1)
-    return _pick(model.hidden(join(tokens)), before)
+def states(model: LanguageModel, tokens: Tokens, below: Below | None = None) -> Tensor:
+    """[N, H]: the hidden states that the N response tokens were chosen in (those of the tokens before), row by row.
+
+    Args:
+        below: [B, S, H], `frozen_states` of these rows: only the blocks above the frozen ones are run.
+    """
+    lengths, width = _needed(tokens), _width(tokens)
+    kept = length_mask(lengths, width)
+    rows = Rows(lengths.tolist(), device=model.device)
+    hidden = model.run(join(tokens)[kept], rows, below=None if below is None else below[:, :width][kept])
+    column = torch.arange(width, device=kept.device)
+    chooses = (column >= tokens.prompt_lengths[:, None] - 1) & (
+        column < (tokens.prompt_lengths + tokens.response_lengths - 1)[:, None]
+    )
+    return hidden[chooses[kept]]
 
 
 def join(tokens: Tokens) -> Tensor:
@@ -108,22 +150,20 @@ def join(tokens: Tokens) -> Tensor:
     return torch.where(column < start, prompt, response)
 
 
-def read_values(head: ScalarHead, hidden: Tensor, mask: Tensor, *, detach: bool) -> Tensor:
-    """[B, T, H] -> [B, T], zero outside the mask."""
-    return torch.where(mask, head(hidden.detach() if detach else hidden), 0)
-
-
 def _last_states(model: LanguageModel, tokens: Tokens) -> Tensor:
-    last = tokens.prompt_lengths + tokens.response_lengths - 1
-    return _pick(model.hidden(join(tokens)), last[:, None])[:, 0]
+    """[B, H]: the hidden states of the rows' last tokens."""
+    lengths = tokens.prompt_lengths + tokens.response_lengths
+    hidden = model.run(join(tokens)[length_mask(lengths, _width(tokens))], Rows(lengths.tolist(), device=model.device))
+    return hidden[lengths.cumsum(0) - 1]
+
+
+def _needed(tokens: Tokens) -> Tensor:
+    """[B]: tokens of each row but the last of its response, in whose state nothing is chosen."""
+    return tokens.prompt_lengths + (tokens.response_lengths - 1).clamp(min=0)
 
 
 def _width(tokens: Tokens) -> int:
     return int((tokens.prompt_lengths + tokens.response_lengths).max())
-
-
-def _pick(hidden: Tensor, index: Tensor) -> Tensor:
-    return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
 def _spread(flat: Tensor, mask: Tensor) -> Tensor:

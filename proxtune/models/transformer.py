@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from proxtune.models.causal import CausalModel, register
+from proxtune.models.rows import Rows
 
 
 class TransformerConfig(PreTrainedConfig):
@@ -51,18 +53,19 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
         self.out = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, rows: Rows | None) -> Tensor:
         batch, length, width = x.shape
         q, k, v = (y.view(batch, length, self.heads, -1).transpose(1, 2) for y in self.qkv(x).chunk(3, dim=-1))
         q, k = rotate(q, positions), rotate(k, positions)
-        if cache is not None:
-            k, v = cache.update(k, v, self.layer)
         dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, dropout_p=dropout)
-        return self.out(y.transpose(1, 2).reshape(batch, length, width))
+        if rows is None:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout).transpose(1, 2)
+        else:
+            y = rows.attend(self.layer, q[0], k[0], v[0], dropout=dropout)
+        return self.out(y.reshape(batch, length, width))
 
 
-class Block(nn.Module):
+class Block(GradientCheckpointingLayer):
     """Attention, then a two-layer network, each added to what came in."""
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
@@ -73,8 +76,8 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * config.hidden_size, config.hidden_size, bias=False)
         self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Any) -> Tensor:
-        x = x + self.drop(self.attention(self.norm1(x), positions, mask, cache))
+    def forward(self, x: Tensor, positions: Tensor, rows: Rows | None) -> Tensor:
+        x = x + self.drop(self.attention(self.norm1(x), positions, rows))
         return x + self.drop(self.down(F.gelu(self.up(self.norm2(x)))))
 
 
@@ -83,6 +86,7 @@ class TransformerBase(PreTrainedModel):
 
     config_class = TransformerConfig
     base_model_prefix = "model"
+    supports_gradient_checkpointing = True
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -103,20 +107,15 @@ class TransformerTrunk(TransformerBase):
         return self.embed
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values: Any = None,
-        **_: Any,
+        self, input_ids: Tensor, position_ids: Tensor | None = None, rows: Rows | None = None, **_: Any
     ) -> BaseModelOutputWithPast:
-        """`attention_mask` is None (causal) or [B, 1, S, K], added to the attention scores."""
+        """Causal over whole rows [B, S], or over the packed `rows` of [1, N]."""
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         x = self.embed(input_ids)
         for block in self.layers:
-            x = block(x, position_ids, attention_mask, past_key_values)
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(x), past_key_values=past_key_values)
+            x = block(x, position_ids, rows)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(x))
 
 
 class Transformer(CausalModel, TransformerBase):

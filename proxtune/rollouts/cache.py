@@ -1,105 +1,86 @@
-"""What a model remembers of the tokens it has read, every row with its own length.
+"""What a model remembers of the tokens it has read: every row in a place of its own, with its own length.
 
-Rows are padded on the right only, so rows of different lengths share a batch and leave it when they are done. A decoder
-keeps the sequence of row b in slots 0, 1, 2, … of a preallocated key/value cache; an LSTM keeps one state a row.
+Places are given in advance. Those that are taken stand together from 0 on, so that a pass reads one view of them: a row
+that ends is overwritten by the last one. A decoder remembers keys and values in slots 0, 1, 2, …; an LSTM one state.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from transformers import Cache
 
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.lstm import LSTM, State
 
 
 class Memory(Protocol):
-    """What the engine carries from pass to pass, and hands to the model as its cache."""
+    """What the engine carries from pass to pass."""
 
-    def place(self, positions: Tensor, real: Tensor | None) -> Any:
-        """Get ready for a pass at `positions` [B, S], with tokens where `real` (None: everywhere); returns its mask."""
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop all rows but these."""
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Let place `target` remember the first `length` tokens of place `source`."""
 
 
-def memory_for(model: LanguageModel, slots: int) -> Memory:
-    """The memory that the model's architecture uses, empty; `slots` is the length of the longest row to come."""
-    return RowState() if isinstance(model.module, LSTM) else RowCache(model, slots)
+def memory_for(model: LanguageModel, rows: int, slots: int) -> "RowStates | KeysAndValues":
+    """The memory that the architecture uses, empty; `slots` is the length of the longest row to come."""
+    return RowStates(rows) if isinstance(model.module, LSTM) else KeysAndValues(rows, slots)
 
 
-class RowState:
-    """An LSTM's (h, c) of each row, at that row's own last token."""
+class RowStates:
+    """An LSTM's (h, c) of each row, at that row's own last token: each [layers, rows, H]."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
         self.state: State | None = None
 
-    def place(self, positions: Tensor, real: Tensor | None) -> Tensor | None:  # noqa: ARG002 (it counts by itself)
-        return real
+    def read(self, going: int) -> State | None:
+        """The states of the first `going` rows."""
+        return None if self.state is None or not going else (self.state[0][:, :going], self.state[1][:, :going])
 
-    def keep(self, rows: Tensor) -> None:
+    def write(self, state: State) -> None:
+        """Those of the first rows, as the pass left them."""
+        if self.state is None:
+            h, c = state
+            self.state = tuple(x.new_zeros(x.shape[0], self.rows, x.shape[2]) for x in (h, c))  # type: ignore[assignment]
         assert self.state is not None
-        h, c = self.state
-        self.state = h[:, rows], c[:, rows]
+        for mine, new in zip(self.state, state, strict=True):
+            mine[:, : new.shape[1]] = new
+
+    def copy(self, source: int, target: int, length: int) -> None:  # noqa: ARG002 (one state, whatever the length)
+        assert self.state is not None
+        for x in self.state:
+            x[:, target] = x[:, source]
 
 
-class RowCache(Cache):
-    """Each layer's keys and values [B, heads, slots, d]; a pass writes at `positions` and reads slots below `limit`."""
+class KeysAndValues:
+    """Each layer's keys and values, [rows, heads, slots, d], and states [rows, slots, H] that a frozen trunk left."""
 
-    def __init__(self, model: LanguageModel, slots: int) -> None:
-        super().__init__(layers=[])
-        self.model, self.slots = model, slots
-        self.keys: list[Tensor] = []
-        self.stored: list[Tensor] = []
-        self.positions = torch.empty(0)
-        self.limit = 0
+    def __init__(self, rows: int, slots: int) -> None:
+        self.rows, self.slots = rows, slots
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.states: Tensor | None = None
 
-    def place(self, positions: Tensor, real: Tensor | None) -> Any:  # noqa: ARG002 (none sees the padding after it)
-        self.positions, self.limit = positions, int(positions.max()) + 1
-        return attend(self.model, positions, self.limit)
+    def write(self, layer: int, places: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Leave keys and values [N, heads, d] of the tokens at `positions` of the rows at `places`."""
+        if layer not in self.layers:
+            sizes = [(self.rows, x.shape[1], self.slots, x.shape[2]) for x in (keys, values)]
+            self.layers[layer] = (keys.new_zeros(sizes[0]), values.new_zeros(sizes[1]))
+        for mine, new in zip(self.layers[layer], (keys, values), strict=True):
+            mine[places, :, positions] = new
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        if layer_idx == len(self.keys):
-            batch, heads = key_states.shape[:2]
-            self.keys.append(key_states.new_zeros(batch, heads, self.slots, key_states.shape[-1]))
-            self.stored.append(value_states.new_zeros(batch, heads, self.slots, value_states.shape[-1]))
-        keys, stored = self.keys[layer_idx], self.stored[layer_idx]
-        rows = torch.arange(keys.shape[0], device=keys.device)[:, None]
-        keys[rows, :, self.positions] = key_states.transpose(1, 2)
-        stored[rows, :, self.positions] = value_states.transpose(1, 2)
-        return keys[:, :, : self.limit], stored[:, :, : self.limit]
+    def read(self, layer: int, rows: int, limit: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first `limit` slots of the first `rows` places."""
+        keys, values = self.layers[layer]
+        return keys[:rows, :, :limit], values[:rows, :, :limit]
 
-    def keep(self, rows: Tensor) -> None:
-        self.keys = [x[rows] for x in self.keys]
-        self.stored = [x[rows] for x in self.stored]
+    def note(self, places: Tensor, positions: Tensor, states: Tensor) -> None:
+        """Leave the states [N, H] of a frozen trunk."""
+        if self.states is None:
+            self.states = states.new_zeros(self.rows, self.slots, states.shape[-1])
+        self.states[places, positions] = states
 
-    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002 (the base class has it)
-        """Positions are always passed explicitly; transformers asks all the same."""
-        return self.limit
-
-
-def attend(model: LanguageModel, positions: Tensor, limit: int) -> Any:
-    """The attention mask of a pass at `positions` [B, S] over `limit` slots: each query sees those up to its own.
-
-    Returns:
-        [B, 1, S, limit], to be added to the attention scores (eager attention takes no other), or one for each kind of
-        layer where the model mixes full and sliding attention.
-    """
-    config = model.module.config.get_text_config()
-    back = positions[:, None, :, None] - torch.arange(limit, device=positions.device)
-    is_past = back >= 0
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    hidden = torch.finfo(model.module.dtype).min
-
-    def additive(visible: Tensor) -> Tensor:
-        return torch.zeros(visible.shape, dtype=model.module.dtype, device=visible.device).masked_fill(~visible, hidden)
-
-    full = additive(is_past)
-    near = full if window is None else additive(is_past & (back < window))
-    if "sliding_attention" in kinds:
-        return {"full_attention": full, "sliding_attention": near}
-    return full if kinds == {"full_attention"} or getattr(config, "use_sliding_window", True) is False else near
+    def copy(self, source: int, target: int, length: int) -> None:
+        for layer in self.layers.values():
+            for x in layer:
+                x[target, :, :length] = x[source, :, :length]
+        if self.states is not None:
+            self.states[target, :length] = self.states[source, :length]

@@ -9,7 +9,6 @@ from torch import Tensor
 from proxtune.data.collate import collate
 from proxtune.models.heads import ScalarHead
 from proxtune.models.language_model import LanguageModel
-from proxtune.objectives import token_entropy
 from proxtune.rollouts.rollout import Rollout, check_room
 from proxtune.rollouts.sampling import SamplingConfig, next_tokens
 
@@ -33,12 +32,11 @@ def generate(
         for t in range(config.max_new_tokens):
             hidden = model.hidden(torch.tensor([ids], device=model.device))[:, -1]
             logits = model.logits(hidden)
-            token, logprob = next_tokens(logits, uniforms[row : row + 1, t], config, [ids], [row])
-            logprobs[row, t] = logprob
-            entropy[row, t] = token_entropy(logits / (config.temperature or 1.0))
+            draw = next_tokens(logits, uniforms[row : row + 1, t], config, [ids], [row])
+            logprobs[row, t], entropy[row, t] = draw.logprobs, draw.entropy
             if head is not None:
                 values[row, t] = head(hidden)
-            ids.append(int(token))
+            ids.append(int(draw.tokens))
             if ids[-1] in model.stop_ids:
                 break
         responses.append(ids[len(prompt) :])

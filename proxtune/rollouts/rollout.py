@@ -9,6 +9,7 @@ from proxtune.data.collate import Tokens
 from proxtune.errors import GenerationError
 from proxtune.models.heads import ScalarHead
 from proxtune.models.language_model import LanguageModel
+from proxtune.models.trunk import Below
 from proxtune.rollouts.sampling import SamplingConfig
 
 
@@ -21,6 +22,7 @@ class Rollout:
     logprobs: Tensor  # [B, T], of the sampling pass, at the sampling temperature; 0 where no token stands
     entropy: Tensor  # [B, T] nats, of the distribution that each token was drawn from
     values: Tensor | None  # [B, T], of the sampling pass, where the critic shares the trunk
+    below: Below | None = None  # [B, S, H], of the sampling pass, where lower blocks are frozen (models.score.frozen_states)
 
     @property
     def mask(self) -> Tensor:

@@ -1,14 +1,19 @@
 """From logits to the next token: the distribution, and one reproducible draw for each row."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from proxtune.config import Section
 from proxtune.errors import GenerationError
 from proxtune.runs import derive_seed
+
+GROUP = 256  # tokens of the vocabulary that are summed in float32
+BELOW_ONE = 1 - 2**-50
 
 
 class SamplingConfig(Section):
@@ -63,13 +68,22 @@ def row_uniforms(seed: int, purpose: str, step: int, rows: Sequence[int], length
     return torch.stack(draws)
 
 
+@dataclass(frozen=True)
+class Draw:
+    """One token a row, and what its distribution says: softmax(logits / temperature), unfiltered."""
+
+    tokens: Tensor  # [B]
+    logprobs: Tensor  # [B]
+    entropy: Tensor  # [B] nats
+
+
 def next_tokens(
     logits: Tensor,
     uniforms: Tensor,
     config: SamplingConfig,
     seen: list[list[int]] | None = None,
     rows: Sequence[int] | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> Draw:
     """Draw one token a row by inverse CDF.
 
     Args:
@@ -77,29 +91,45 @@ def next_tokens(
         seen: the tokens already in each row, for the repetition penalty.
         rows: where the rows stand in the batch that was asked for, to name one; by default 0, 1, 2, …
 
-    Returns:
-        (tokens [B], log-probs [B] under softmax(logits / temperature)).
-
     Raises:
-        NotFiniteError: a logit is NaN or +inf, with the number of the row.
+        NotFiniteError: a logit is NaN or +inf, or all are −inf, with the number of the row.
     """
-    bad = ~(logits.max(-1).values.isfinite() & ~logits.isnan().any(-1))
+    tempered = logits / (config.temperature or 1.0)
+    top = tempered.max(-1, keepdim=True).values
+    bad = ~top.isfinite()
     if bad.any():
-        first = int(bad.nonzero()[0])
-        row = first if rows is None else rows[first]
-        raise NotFiniteError(row)
+        first = int(bad.nonzero()[0, 0])
+        raise NotFiniteError(first if rows is None else rows[first])
+    tempered -= top
+    mass = tempered.exp()
+    total = mass.sum(-1)
     if config.temperature == 0:
         tokens = _filtered(logits, config, seen).argmax(-1)
-        return tokens, logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
-    logprobs = (logits / config.temperature).log_softmax(-1)
-    drawn_from = (
-        _filtered(logits, config, seen).div(config.temperature).log_softmax(-1) if _filters(config) else logprobs
-    )
-    cumulative = drawn_from.double().exp().cumsum(-1)
-    # Scaling by the total, not 1, makes the last token with any mass the largest that can be drawn.
-    tokens = torch.searchsorted(cumulative, (uniforms.to(logits.device) * cumulative[:, -1])[:, None], right=True)[:, 0]
-    tokens = tokens.clamp(max=logits.shape[-1] - 1)
-    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+    elif _filters(config):
+        kept = _filtered(logits, config, seen).div(config.temperature).softmax(-1)
+        tokens = _by_inverse_cdf(kept, uniforms)
+    else:
+        tokens = _by_inverse_cdf(mass, uniforms)
+    # a mass of 0 may have a log of −inf, whose product with it is NaN; its limit is 0
+    entropy = total.log() - torch.linalg.vecdot(mass, tempered.clamp_(min=-1e9)) / total
+    return Draw(tokens, tempered.gather(-1, tokens[:, None])[:, 0] - total.log(), entropy)
+
+
+def _by_inverse_cdf(mass: Tensor, uniforms: Tensor) -> Tensor:
+    """[B]: the token at which the cumulative mass [B, V] passes the uniform's share of the whole.
+
+    In two steps, first among groups of tokens and then within one, and in float64 where sums are long: no sum over the
+    whole vocabulary is ever made in float32, and only one group a row is walked through.
+    """
+    groups = F.pad(mass, (0, -mass.shape[-1] % GROUP)).unflatten(-1, (-1, GROUP))
+    cumulative = groups.sum(-1).double().cumsum(-1)
+    # Below the total by more than rounding, so that the last token with any mass is the largest that can be drawn.
+    sought = (uniforms.to(mass.device).double()[:, None] * cumulative[:, -1:]).minimum(cumulative[:, -1:] * BELOW_ONE)
+    group = torch.searchsorted(cumulative, sought, right=True)
+    within = groups.gather(1, group[..., None].expand(-1, -1, GROUP))[:, 0].double().cumsum(-1)
+    sought = sought - (cumulative - groups.sum(-1).double()).gather(1, group)
+    sought = sought.clamp(min=0).minimum(within[:, -1:] * BELOW_ONE)
+    return group[:, 0] * GROUP + torch.searchsorted(within, sought, right=True)[:, 0]
 
 
 def _filters(config: SamplingConfig) -> bool:

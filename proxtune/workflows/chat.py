@@ -27,8 +27,8 @@ def answer_aloud(model: LanguageModel, prompt: list[int], config: SamplingConfig
     uniforms = row_uniforms(seed, "chat", turn, [0], config.max_new_tokens)
     ids: list[int] = []
     shown = ""
-    for step in decode(model, [prompt], config, uniforms=uniforms):
-        ids.append(int(step.tokens[0]))
+    for token in decode(model, prompt, config, uniforms=uniforms[0]):
+        ids.append(token)
         text = model.text(ids)
         if not text.endswith("\ufffd"):  # half of a character: wait for the rest
             sys.stdout.write(text[len(shown) :])

@@ -19,7 +19,7 @@ from transformers import (
 
 from proxtune.data.collate import collate
 from proxtune.errors import CheckpointError, ModelError
-from proxtune.models.language_model import LanguageModel, check_head, copy_into, weight_hash
+from proxtune.models.language_model import LanguageModel, check_architecture, copy_into, weight_hash
 from proxtune.models.load import ModelConfig, load
 from proxtune.models.peft import TuningConfig, tune
 from proxtune.models.score import score
@@ -39,7 +39,7 @@ def test_the_head_on_the_trunk_gives_the_models_own_logits(family: str) -> None:
     hidden = model.hidden(IDS)
     assert hidden.shape == (1, 12, model.hidden_size)
     torch.testing.assert_close(model.logits(hidden), model.module(input_ids=IDS).logits, rtol=0, atol=1e-5)
-    check_head(model)
+    check_architecture(model)
 
 
 def test_logits_are_float32_whatever_the_weights_are() -> None:
@@ -62,7 +62,7 @@ def test_an_architecture_that_changes_its_logits_after_the_head_is_refused(
     model = LanguageModel(build().eval(), letter_tokenizer())
     message = r"(Granite|Cohere)ForCausalLM changes its logits after the head .*cannot be trained here yet"
     with pytest.raises(ModelError, match=message):
-        check_head(model)
+        check_architecture(model)
 
 
 @each_family

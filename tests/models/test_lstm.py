@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from proxtune.data.collate import collate, pad
+from proxtune.data.collate import collate
 from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.load import ModelConfig, load
 from proxtune.models.lstm import LSTM, LSTMConfig
+from proxtune.models.rows import Rows
 from proxtune.models.score import rewards
-from proxtune.rollouts.cache import RowState
+from proxtune.rollouts.cache import RowStates
 from tests.tiny import WIDTH, tiny_model
 
 SIZES = {name: size for name, size in WIDTH.items() if name != "num_attention_heads"}
@@ -28,16 +29,14 @@ def test_no_position_sees_what_comes_after_it() -> None:
 
 
 @torch.no_grad()
-def test_the_state_of_a_padded_batch_is_that_at_each_rows_own_last_token() -> None:
+def test_the_state_of_packed_rows_is_that_at_each_rows_own_last_token() -> None:
     model = tiny_model(family="lstm")
-    ids, lengths = pad(PROMPTS)
-    memory = RowState()
-    positions = torch.arange(4).expand_as(ids)
-    model.hidden(ids, mask=memory.place(positions, positions < lengths[:, None]), cache=memory)
+    memory = RowStates(3)
+    model.run(torch.tensor(sum(PROMPTS, [])), Rows([4, 1, 2], memory=memory))
     assert memory.state is not None
     for row, prompt in enumerate(PROMPTS):
-        alone = RowState()
-        model.hidden(torch.tensor([prompt]), cache=alone)
+        alone = RowStates(1)
+        model.run(torch.tensor(prompt), Rows([len(prompt)], memory=alone))
         assert alone.state is not None
         for batched, single in zip(memory.state, alone.state, strict=True):
             assert batched.shape == (2, 3, 32)  # layers, rows, width
@@ -45,24 +44,26 @@ def test_the_state_of_a_padded_batch_is_that_at_each_rows_own_last_token() -> No
 
 
 @torch.no_grad()
-def test_tokens_read_one_by_one_leave_the_state_of_all_at_once() -> None:
+def test_a_row_that_goes_on_beside_a_new_one_ends_where_it_would_alone() -> None:
     model = tiny_model(family="lstm")
-    whole = model.hidden(torch.tensor([[5, 6, 7]]))
-    memory = RowState()
-    steps = [model.hidden(torch.tensor([[token]]), cache=memory)[:, 0] for token in (5, 6, 7)]
-    torch.testing.assert_close(torch.stack(steps, dim=1), whole, rtol=0, atol=1e-6)
+    whole = model.hidden(torch.tensor([[5, 6, 7]]))[0]
+    memory = RowStates(2)
+    model.run(torch.tensor([5, 6]), Rows([2], memory=memory))
+    both = model.run(torch.tensor([7, 9, 8]), Rows([2], going=[2], memory=memory))
+    torch.testing.assert_close(both[0], whole[2], rtol=0, atol=1e-6)
+    torch.testing.assert_close(both[1:], model.hidden(torch.tensor([[9, 8]]))[0], rtol=0, atol=1e-6)
 
 
 @torch.no_grad()
-def test_rows_that_are_kept_keep_their_state() -> None:
+def test_a_place_that_is_copied_keeps_its_state() -> None:
     model = tiny_model(family="lstm")
-    memory = RowState()
-    model.hidden(torch.tensor([[5, 6], [7, 8], [9, 10]]), cache=memory)
+    memory = RowStates(3)
+    model.run(torch.tensor([5, 6, 7, 8, 9, 10]), Rows([2, 2, 2], memory=memory))
     assert memory.state is not None
-    before = memory.state
-    memory.keep(torch.tensor([True, False, True]))
-    for kept, all_rows in zip(memory.state, before, strict=True):
-        assert torch.equal(kept, all_rows[:, [0, 2]])
+    before = [x.clone() for x in memory.state]
+    memory.copy(2, 0, 2)
+    for after, first in zip(memory.state, before, strict=True):
+        assert torch.equal(after, first[:, [2, 1, 2]])
 
 
 def test_the_head_is_tied_or_of_its_own_and_stays_so_when_saved(tmp_path: Path) -> None:

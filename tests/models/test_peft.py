@@ -123,9 +123,35 @@ def test_an_lstm_takes_no_adapter_and_says_what_to_do() -> None:
         tune(tiny_model(family="lstm"), TuningConfig())
 
 
-def test_full_tuning_cannot_be_limited_to_the_top() -> None:
-    with pytest.raises(ValueError, match=r"set tuning\.kind=lora or remove tuning\.top_layers"):
-        TuningConfig(kind="full", top_layers=1)
+@each_adaptable_family
+def test_full_tuning_of_the_top_trains_the_top_blocks_alone(family: str) -> None:
+    model = tune(tiny_model(family=family), TuningConfig(kind="full", top_layers=1))
+    before = {name: p.clone() for name, p in model.module.named_parameters()}
+    assert model.frozen_blocks == 1
+    train(model)
+    moved = {name for name, p in model.module.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == set(model.trained())
+    assert all(".1." in name for name in moved)
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+@each_adaptable_family
+def test_activations_that_are_computed_again_give_the_same_gradient(family: str, kind: str) -> None:
+    def gradients(checkpointing: bool) -> list[torch.Tensor]:
+        model = tune(tiny_model(family=family), TuningConfig(kind=kind, rank=2, checkpointing=checkpointing))
+        train(model, steps=1)  # past LoRA's first step, whose gradient of A is 0
+        disable_dropout(model.module)
+        model.module.train()
+        (-score(model, TOKENS).logprobs.sum()).backward()
+        return [p.grad for p in model.trained().values() if p.grad is not None]
+
+    for kept, again in zip(gradients(False), gradients(True), strict=True):
+        torch.testing.assert_close(again, kept, rtol=1e-4, atol=1e-5)
+
+
+def test_an_lstm_has_no_blocks_to_compute_again() -> None:
+    with pytest.raises(ModelError, match=r"LSTM cannot compute activations again; set tuning\.checkpointing=false"):
+        tune(tiny_model(family="lstm"), TuningConfig(kind="full", checkpointing=True))
 
 
 def test_the_scale_of_an_update_is_alpha_over_rank() -> None:

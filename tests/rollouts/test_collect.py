@@ -1,9 +1,7 @@
-"""From prompts to one rollout: encoding, chunks, joining."""
-
-import torch
+"""From prompts to one rollout."""
 
 from proxtune.data.template import PromptExample
-from proxtune.rollouts.collect import as_prompts, collect, join
+from proxtune.rollouts.collect import as_prompts, collect
 from proxtune.rollouts.engine import sample
 from proxtune.rollouts.sampling import SamplingConfig
 from tests.tiny import tiny_model
@@ -20,18 +18,9 @@ def test_an_empty_prompt_begins_with_a_token_all_the_same() -> None:
     assert as_prompts(tiny_model(), [""])[0].prompt_ids == [1]
 
 
-def test_chunks_are_joined_in_the_order_of_the_prompts_and_padded_to_the_longest() -> None:
-    model, config = tiny_model(), SamplingConfig(max_new_tokens=6)
-    prompts = [[5, 6, 7], [8]]
-    parts = [collect(model, [prompt], config, sampler=sample, seed=seed, step=0) for seed, prompt in enumerate(prompts)]
-    whole = join(prompts, parts)
-    width = max(part.mask.shape[1] for part in parts)
-    assert whole.tokens.prompt_ids.tolist() == [[5, 6, 7], [8, 0, 0]]
-    assert whole.tokens.response_ids.shape == whole.logprobs.shape == whole.entropy.shape == (2, width)
-    for row, part in enumerate(parts):
-        length = int(part.tokens.response_lengths)
-        assert torch.equal(whole.logprobs[row, :length], part.logprobs[0, :length])
-        assert torch.equal(whole.tokens.response_ids[row, :length], part.tokens.response_ids[0, :length])
-        assert not whole.logprobs[row, length:].any()
-    assert whole.values is None
-    assert whole.truncated.tolist() == [bool(part.truncated) for part in parts]
+def test_every_row_draws_from_a_seed_of_its_own() -> None:
+    config = SamplingConfig(max_new_tokens=6)
+    both = collect(tiny_model(), [[5, 6, 7], [8]], config, sampler=sample, seed=3, step=1)
+    [first] = collect(tiny_model(), [[5, 6, 7]], config, sampler=sample, seed=3, step=1).tokens.response_ids.tolist()
+    assert both.tokens.response_ids[0].tolist()[: len(first)] == first
+    assert both.tokens.prompt_ids.tolist() == [[5, 6, 7], [8, 0, 0]]

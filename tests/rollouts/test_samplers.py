@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import FrozenInstanceError
+from functools import partial
 
 import pytest
 import torch
@@ -35,9 +36,11 @@ def draw(
     seed: int = 0,
     step: int = 0,
     head: ScalarHead | None = None,
-    rows_at_once: int = 64,
+    rows_at_once: int | None = None,
 ) -> Rollout:
-    return collect(model, prompts, config, sampler=sampler, seed=seed, step=step, head=head, rows_at_once=rows_at_once)
+    if rows_at_once is not None:
+        sampler = partial(sampler, rows_at_once=rows_at_once)
+    return collect(model, prompts, config, sampler=sampler, seed=seed, step=step, head=head)
 
 
 def value_head(model: LanguageModel) -> ScalarHead:
@@ -149,11 +152,12 @@ def test_values_are_equal_in_both_samplers() -> None:
     torch.testing.assert_close(ours, oracle, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("sampler", "rows_at_once"), [(sample, 1), (sample, 2), (sample, 6), (generate, 2)])
-def test_a_rows_tokens_do_not_depend_on_how_rows_are_grouped(sampler: Sampler, rows_at_once: int) -> None:
-    model = tiny_model()
+@each_family
+@pytest.mark.parametrize("rows_at_once", [1, 2, 4])
+def test_a_rows_tokens_do_not_depend_on_how_many_wait_for_a_place(family: str, rows_at_once: int) -> None:
+    model = tiny_model(family=family)
     head = value_head(model)
-    grouped, whole = draw(model, sampler, head=head, rows_at_once=rows_at_once), draw(model, sampler, head=head)
+    grouped, whole = draw(model, sample, head=head, rows_at_once=rows_at_once), draw(model, sample, head=head)
     assert_equal(grouped, whole)
     torch.testing.assert_close(grouped.values, whole.values, rtol=0, atol=1e-5)
     assert torch.equal(grouped.tokens.prompt_ids, whole.tokens.prompt_ids)
@@ -207,9 +211,8 @@ def test_ro3_logits_that_are_not_finite_stop_the_sampler(sampler: Sampler, bad: 
         draw(poisoned_model(7, bad), sampler, prompts=[[5, 6], [8], [7]])
 
 
-@each_sampler
-@pytest.mark.parametrize("rows_at_once", [64, 2, 1])
-def test_ro3_the_row_that_is_not_finite_is_named_with_its_prompt(sampler: Sampler, rows_at_once: int) -> None:
+@pytest.mark.parametrize(("sampler", "rows_at_once"), [(generate, None), (sample, 64), (sample, 2), (sample, 1)])
+def test_ro3_the_row_that_is_not_finite_is_named_with_its_prompt(sampler: Sampler, rows_at_once: int | None) -> None:
     with pytest.raises(GenerationError, match=r"not finite in row 2 of the batch \(the prompt 'f'\)"):
         draw(
             poisoned_model(7), sampler, SamplingConfig(max_new_tokens=1), [[5, 6], [8], [7]], rows_at_once=rows_at_once

@@ -18,16 +18,15 @@ QUARTERS = torch.tensor([[0.5, 0.25, 0.25]]).log()
 
 
 def drawn(logits: Tensor, uniform: float, **options: float) -> int:
-    tokens, _ = next_tokens(logits, torch.tensor([uniform], dtype=torch.float64), SamplingConfig(**options))
-    return int(tokens)
+    return int(next_tokens(logits, torch.tensor([uniform], dtype=torch.float64), SamplingConfig(**options)).tokens)
 
 
 def drawable(logits: Tensor, config: SamplingConfig, seen: list[int] | None = None) -> Tensor:
     """[V]: how often each token comes when the uniforms run evenly through [0, 1)."""
     uniforms = (torch.arange(2_000, dtype=torch.float64) + 0.5) / 2_000
     rows = logits.expand(len(uniforms), -1)
-    tokens, _ = next_tokens(rows, uniforms, config, None if seen is None else [seen] * len(uniforms))
-    return torch.bincount(tokens, minlength=logits.shape[-1]) / len(uniforms)
+    drawn = next_tokens(rows, uniforms, config, None if seen is None else [seen] * len(uniforms))
+    return torch.bincount(drawn.tokens, minlength=logits.shape[-1]) / len(uniforms)
 
 
 @pytest.mark.parametrize(("uniform", "token"), [(0.0, 0), (0.499, 0), (0.501, 1), (0.749, 1), (0.751, 2), (0.999, 2)])
@@ -42,15 +41,15 @@ def test_a_token_without_mass_is_never_drawn() -> None:
 
 
 def test_logprobs_are_those_of_the_tempered_distribution() -> None:
-    _, logprobs = next_tokens(QUARTERS, torch.tensor([0.1], dtype=torch.float64), SamplingConfig(temperature=0.5))
+    logprobs = next_tokens(QUARTERS, torch.tensor([0.1], dtype=torch.float64), SamplingConfig(temperature=0.5)).logprobs
     # squares: 1/4, 1/16, 1/16, of which the first is two thirds
     torch.testing.assert_close(logprobs.exp(), torch.tensor([2 / 3]))
 
 
 def test_temperature_0_takes_the_likeliest_token_and_reports_its_plain_logprob() -> None:
-    tokens, logprobs = next_tokens(QUARTERS, torch.tensor([0.9], dtype=torch.float64), SamplingConfig(temperature=0))
-    assert tokens.tolist() == [0]
-    torch.testing.assert_close(logprobs.exp(), torch.tensor([0.5]))
+    drawn = next_tokens(QUARTERS, torch.tensor([0.9], dtype=torch.float64), SamplingConfig(temperature=0))
+    assert drawn.tokens.tolist() == [0]
+    torch.testing.assert_close(drawn.logprobs.exp(), torch.tensor([0.5]))
 
 
 def test_drawn_frequencies_are_the_probabilities() -> None:
@@ -88,8 +87,7 @@ def test_filters_draw_from_the_distribution_that_transformers_draws_from(options
 
 def test_greedy_sampling_heeds_the_repetition_penalty() -> None:
     config = SamplingConfig(temperature=0, repetition_penalty=10)
-    tokens, _ = next_tokens(torch.tensor([[3.0, 2.0]]), torch.zeros(1), config, [[0]])
-    assert tokens.tolist() == [1]
+    assert next_tokens(torch.tensor([[3.0, 2.0]]), torch.zeros(1), config, [[0]]).tokens.tolist() == [1]
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

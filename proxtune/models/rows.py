@@ -1,0 +1,167 @@
+"""Rows of different lengths, one after the other without padding: the attention that keeps them apart.
+
+Everything else in a decoder works on each token by itself, so a pass over N tokens costs N tokens, however long the
+longest row is. Attention alone is padded, or reads the keys and values of rows that the sampler goes on with.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import AttentionInterface
+
+ATTENTION = "rows"  # the name under which transformers knows `attention`
+
+
+class Memory(Protocol):
+    """What is remembered of rows between passes, each row in a place of its own."""
+
+    def write(self, layer: int, places: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None: ...
+
+    def read(self, layer: int, rows: int, limit: int) -> tuple[Tensor, Tensor]: ...
+
+
+class Rows:
+    """How the N tokens of a pass belong together: first one token of each row that goes on, then whole new rows.
+
+    Args:
+        lengths: tokens of each new row.
+        going: [n] the positions of the tokens of the rows in places 0 to n − 1 of the memory.
+        memory: where keys and values are left, those of new row i in place n + i; None: nowhere.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        *,
+        going: Sequence[int] = (),
+        memory: Memory | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.lengths, self.going, self.memory, self.device = list(lengths), len(going), memory, device
+        self.limit = max(going, default=-1) + 1
+        count = torch.tensor(self.lengths, dtype=torch.int64)
+        start = count.cumsum(0) - count
+        row = torch.repeat_interleave(torch.arange(len(count)), count)
+        offset = torch.arange(len(row)) - start[row]
+        before = torch.tensor(going, dtype=torch.int64)
+        self.positions = torch.cat([before, offset]).to(device)  # [N]
+        self.places = torch.cat([torch.arange(len(going)), row + len(going)]).to(device)  # [N]
+
+    @cached_property
+    def width(self) -> int:
+        """Tokens of the longest new row."""
+        return max(self.lengths, default=0)
+
+    @cached_property
+    def slots(self) -> Tensor | None:
+        """Where the tokens of new rows stand in a padded [rows · width]; None where nothing is padded."""
+        if self.width * len(self.lengths) == sum(self.lengths):
+            return None
+        return (self.places[self.going :] - self.going) * self.width + self.positions[self.going :]
+
+    @cached_property
+    def visible(self) -> Tensor:
+        """[n, 1, 1, limit]: how far back each remembered token lies; a query sees what is not ahead of it (0 or more)."""
+        back = self.positions[: self.going, None] - torch.arange(self.limit, device=self.device)
+        return back[:, None, None, :]
+
+    def attend(
+        self,
+        layer: int,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        scale: float | None = None,
+        window: int | None = None,
+        dropout: float = 0.0,
+    ) -> Tensor:
+        """Causal attention within each row.
+
+        Args:
+            query: [heads, N, d]; keys, values: [key heads, N, d], of fewer heads where several queries share one.
+            window: how many tokens a query sees, itself included; None: all.
+
+        Returns:
+            [N, heads, d]
+        """
+        if self.memory is not None:
+            self.memory.write(layer, self.places, self.positions, keys.transpose(0, 1), values.transpose(0, 1))
+        n, found = self.going, []
+        if n:
+            found.append(self._attend_going(layer, query[:, :n], scale, window))
+        if self.lengths:
+            found.append(self._attend_new(query[:, n:], keys[:, n:], values[:, n:], scale, window, dropout))
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _attend_going(self, layer: int, query: Tensor, scale: float | None, window: int | None) -> Tensor:
+        assert self.memory is not None
+        keys, values = self.memory.read(layer, self.going, self.limit)
+        heads, n, size = query.shape
+        shared = query.transpose(0, 1).reshape(n, keys.shape[1], heads // keys.shape[1], size)
+        seen = self.visible >= 0 if window is None else (self.visible >= 0) & (self.visible < window)
+        out = F.scaled_dot_product_attention(shared, keys, values, attn_mask=seen, scale=scale)
+        return out.reshape(n, heads, size)
+
+    def _attend_new(
+        self, query: Tensor, keys: Tensor, values: Tensor, scale: float | None, window: int | None, dropout: float
+    ) -> Tensor:
+        mask = None
+        if window is not None and window < self.width:
+            back = torch.arange(self.width, device=self.device)
+            back = back[:, None] - back
+            mask = (back >= 0) & (back < window)
+        out = F.scaled_dot_product_attention(
+            self._padded(query),
+            self._padded(keys),
+            self._padded(values),
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scale,
+            dropout_p=dropout,
+            enable_gqa=query.shape[0] != keys.shape[0],
+        )
+        flat = out.transpose(1, 2).reshape(-1, query.shape[0], query.shape[2])
+        return flat if self.slots is None else flat[self.slots]
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """[heads, N, d] -> [rows, heads, width, d], zero where no token stands."""
+        tokens = x.transpose(0, 1)
+        if self.slots is not None:
+            empty = x.new_zeros(len(self.lengths) * self.width, *tokens.shape[1:])
+            tokens = empty.index_copy(0, self.slots, tokens)
+        return tokens.reshape(len(self.lengths), self.width, *tokens.shape[1:]).transpose(1, 2)
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    rows: Rows | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """What every attention layer of a transformers model calls: its own where `rows` is None."""
+    if rows is None:
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return out, None
+    layer = int(getattr(module, "layer_idx"))  # noqa: B009 (nn.Module types attributes as tensors)
+    out = rows.attend(layer, query[0], key[0], value[0], scale=scaling, window=sliding_window, dropout=dropout)
+    return out[None], None
+
+
+AttentionInterface.register(ATTENTION, attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
