@@ -41,7 +41,7 @@ from proxtune.rollouts.rollout import Rollout, Sampler
 from proxtune.rollouts.sampling import SamplingConfig, training_problems
 from proxtune.rollouts.store import RolloutStore, Scored
 from proxtune.runs import derive_seed
-from proxtune.training.metrics import Metrics, Tally, prefixed
+from proxtune.training.metrics import Metrics, Tally, phase, prefixed
 from proxtune.training.optim import OptimConfig, Optimizer
 from proxtune.training.stop import interruptible
 
@@ -62,9 +62,10 @@ class Experience:
     below: Below | None = None  # [B, S, H], of the blocks that the policy does not train
 
     def __getitem__(self, rows: Tensor) -> "Experience":
-        rest = (self.mask, self.old_logprobs, self.old_values, self.advantages, self.returns)
+        whole = (self.mask, self.old_logprobs, self.old_values, self.advantages, self.returns)
+        mask, logprobs, values, advantages, returns = (x[rows] for x in whole)
         below = None if self.below is None else self.below[rows]
-        return Experience(self.tokens[rows], *(x[rows] for x in rest), below)
+        return Experience(self.tokens[rows], mask, logprobs, values, advantages, returns, below)
 
 
 class PPO:
@@ -101,6 +102,7 @@ class PPO:
     ) -> None:
         self.policy, self.reward, self.sampler, self.seed = policy, as_reward(reward), sampler, seed
         self.store, self.ptx, self.parts = store, ptx, dict[str, Tensor]()
+        self.seconds = dict[str, float]()
         self.config, self.rollout, self.critic_config = (
             config or PPOConfig(),
             rollout or SamplingConfig(),
@@ -172,6 +174,7 @@ class PPO:
             return None
         return self.store.load(self.steps + 1, [p.prompt_ids for p in prompts], self.policy.device)
 
+    @phase("rollout")
     def sample(self, prompts: Sequence[PromptExample], stored: Scored | None = None) -> tuple[Rollout, Tensor]:
         """Responses of the current policy, and the values [B, T] of the states they went through."""
         if stored is not None:
@@ -189,6 +192,7 @@ class PPO:
         with torch.no_grad():
             return rollout, self.critic.values(rollout.tokens, self.below_for(self.critic.trunk, rollout.below))
 
+    @phase("reward")
     def scores(self, answers: Answers, rollout: Rollout, stored: Scored | None) -> Tensor:
         """[B]: the reward of each answer, NaN where it gave none."""
         if stored is None:
@@ -203,6 +207,7 @@ class PPO:
         shares = other is not None and below is not None and other.shares_below(self.policy, below.blocks)
         return below if shares else None
 
+    @phase("reference")
     def reference_logprobs(self, rollout: Rollout) -> Tensor:
         """[B, T], at the sampler's temperature; the policy's own (a KL of 0) where there is no reference."""
         if self.config.kl_coef == 0:
@@ -234,6 +239,7 @@ class PPO:
         bootstrap = torch.where(cut, self.critic.after(self.policy, rollout.tokens), 0) if rule == "bootstrap" else None
         return mask, scores, bootstrap
 
+    @phase("update")
     def improve(self, experience: Experience) -> Metrics:
         """`epochs` passes over the experience in minibatches, each one optimiser step."""
         cfg, tally = self.config, Tally()
@@ -344,7 +350,8 @@ class PPO:
         if self.config.kl_coef > 0:
             figures["kl/sequence"] = kl.mean()
         figures |= {f"score/{name}": part.nanmean() for name, part in self.parts.items()}
-        return {name: float(x) for name, x in figures.items()}
+        times = {f"time/{name}": took for name, took in self.seconds.items()}
+        return {name: float(x) for name, x in figures.items()} | times
 
     def samples(self) -> list[dict[str, Any]]:
         """Prompt, response, score and KL of the last step's rows."""

@@ -88,6 +88,10 @@ METRICS = {
     "optim/learning_rate": Metric("Learning rate", "per update", "As the schedule set it."),
     "time/tokens_per_second": Metric("Speed", "tokens a second", "Tokens of the step divided by its whole duration."),
     "time/step": Metric("Duration of a step", "seconds", "Sampling, scoring and training together."),
+    "time/rollout": Metric("Sampling", "seconds", "Of a step: responses, their log-probs and values."),
+    "time/reward": Metric("Scoring", "seconds", "Of a step: what the rewards took."),
+    "time/reference": Metric("Reference", "seconds", "Of a step: log-probs of the frozen reference."),
+    "time/update": Metric("Updating", "seconds", "Of a step: all its epochs."),
     "tokens": Metric("Tokens", "per step", "Response tokens (PPO) or all trained tokens of the step."),
 }
 HEADLINES = (

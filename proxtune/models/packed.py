@@ -26,7 +26,7 @@ def packed(module: nn.Module, device: torch.device, dtype: torch.dtype) -> Itera
     """Run the linear layers of `module` from packed copies of their weights; elsewhere than on a CPU, as they are."""
     layers = list(_linear_layers(module)) if can_pack(device, dtype) else []
     for layer in layers:
-        layer.forward = _packed(layer)  # type: ignore[method-assign]
+        layer.forward = _packed(layer)
     try:
         yield
     finally:
@@ -44,15 +44,16 @@ def _linear_layers(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _packed(layer: Any) -> Callable[[Tensor], Tensor]:
-    base = layer.base_layer if isinstance(layer, LoraLayer) else layer
+    adapted = isinstance(layer, LoraLayer)
+    base: Any = layer.base_layer if adapted else layer
     with torch.no_grad():
         weight = base.weight
-        if isinstance(layer, LoraLayer) and not layer.disable_adapters:
+        if adapted and not layer.disable_adapters:
             weight = weight + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
         weight = weight.T if isinstance(base, Conv1D) else weight
         ready = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)  # noqa: SLF001 (see can_pack)
 
     def forward(x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, ready, base.bias, "none", [], "")  # type: ignore[no-any-return]  # noqa: SLF001
+        return torch.ops.mkldnn._linear_pointwise(x, ready, base.bias, "none", [], "")  # noqa: SLF001
 
     return forward

@@ -59,7 +59,7 @@ def tune(model: LanguageModel, config: TuningConfig, *, seed: int = 0) -> Langua
 
 
 def disable_dropout(module: nn.Module) -> None:
-    """Set every dropout to p = 0, so that the sampler and the trainer are the same function in train mode too.
+    """Set every dropout to p = 0, and train mode: the sampler and the trainer are one function in it too.
 
     `eval()` would do it as well, but it also turns off gradient checkpointing.
     """
@@ -69,6 +69,7 @@ def disable_dropout(module: nn.Module) -> None:
         for name in ("attention_dropout", "dropout", "activation_dropout"):
             if isinstance(getattr(part, name, None), float):
                 setattr(part, name, 0.0)
+    module.train()
 
 
 def _checkpoint_activations(module: nn.Module) -> None:

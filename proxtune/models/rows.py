@@ -67,7 +67,7 @@ class Rows:
 
     @cached_property
     def visible(self) -> Tensor:
-        """[n, 1, 1, limit]: how far back each remembered token lies; a query sees what is not ahead of it (0 or more)."""
+        """[n, 1, 1, limit]: how far back each remembered token lies; those ahead (below 0) are not seen."""
         back = self.positions[: self.going, None] - torch.arange(self.limit, device=self.device)
         return back[:, None, None, :]
 

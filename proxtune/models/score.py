@@ -39,7 +39,7 @@ def score(
 ) -> Scores:
     """Log-probs of response tokens, log softmax(logits / temperature), and values of the states they were chosen in.
 
-    Rows are run without padding, and the language-model head on the states before response tokens only, a few at a time.
+    Rows are run without padding; the head runs on the states before response tokens only, a few at a time.
 
     Args:
         temperature: that of the sampler; values never see it.

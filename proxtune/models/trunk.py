@@ -31,7 +31,7 @@ def blocks(module: nn.Module) -> tuple[str, nn.ModuleList]:
 
 def frozen_blocks(module: nn.Module) -> int:
     """How many of the lowest blocks are not trained; 0 where anything outside the blocks is, or nothing at all."""
-    path, found = blocks(module)
+    path, _ = blocks(module)
     trained = [name for name, weight in module.named_parameters() if weight.requires_grad]
     if not trained or not all(name.startswith(f"{path}.") for name in trained):
         return 0
@@ -86,7 +86,7 @@ def _instead(skipped: nn.ModuleList, states: Tensor | None) -> Iterator[None]:
         return states[None]
 
     for block in skipped:
-        block.forward = hand_on if states is None or block is not skipped[-1] else hand_out  # type: ignore[method-assign]
+        block.forward = hand_on if states is None or block is not skipped[-1] else hand_out
     try:
         yield
     finally:

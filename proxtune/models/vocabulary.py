@@ -35,7 +35,7 @@ class Head(NamedTuple):
 
 
 def token_logprobs(hidden: Tensor, chosen: Tensor, head: Head, *, entropy: bool = False) -> tuple[Tensor, Tensor]:
-    """log softmax(logits)[chosen], and the entropy of each distribution in nats (zeros unless asked for).
+    """Log softmax(logits)[chosen], and the entropy of each distribution in nats (zeros unless asked for).
 
     Args:
         hidden: [N, H]; chosen: [N] token ids.
@@ -43,7 +43,7 @@ def token_logprobs(hidden: Tensor, chosen: Tensor, head: Head, *, entropy: bool 
     Returns:
         ([N], [N]), both with their gradients.
     """
-    return _TokenLogprobs.apply(hidden, head.weight, head.bias, chosen, head.cap, head.temperature, entropy)  # type: ignore[no-any-return, no-untyped-call]
+    return _TokenLogprobs.apply(hidden, head.weight, head.bias, chosen, head.cap, head.temperature, entropy)  # type: ignore[no-untyped-call]
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -83,7 +83,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return found, torch.cat(entropies) if entropy else torch.zeros_like(found)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, no-untyped-call]
+    @once_differentiable
     def backward(ctx: Any, of_logprobs: Tensor, of_entropy: Tensor) -> tuple[Tensor | None, ...]:
         head: Head = ctx.head
         if not ctx.trains_head:
@@ -116,7 +116,7 @@ def _parts(head: Head, hidden: Tensor, chosen: Tensor) -> Iterator[tuple[Tensor,
 
 
 def _logprob_slope(p: Tensor, ids: Tensor) -> Tensor:
-    """d log p(y) / d logits = 1[y] − p, in place of p."""
+    """D log p(y) / d logits = 1[y] − p, in place of p."""
     return p.neg_().scatter_add_(-1, ids[:, None], torch.ones_like(p[:, :1]))
 
 
@@ -125,7 +125,7 @@ def _entropy(p: Tensor, logprobs: Tensor) -> Tensor:
 
 
 def _entropy_slope(p: Tensor, logprobs: Tensor, entropy: Tensor) -> Tensor:
-    """d entropy / d logits = −p (log p + entropy)."""
+    """D entropy / d logits = −p (log p + entropy)."""
     return -p * (torch.where(p == 0, 0, logprobs) + entropy[:, None])
 
 

@@ -6,7 +6,6 @@ that ends is overwritten by the last one. A decoder remembers keys and values in
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from proxtune.models.language_model import LanguageModel

@@ -8,6 +8,7 @@ from proxtune.models.language_model import LanguageModel
 from proxtune.rollouts.rollout import Rollout, Sampler
 from proxtune.rollouts.sampling import NotFiniteError, SamplingConfig, row_uniforms
 
+
 def as_prompts(model: LanguageModel, prompts: Sequence[str | PromptExample]) -> list[PromptExample]:
     """Plain strings encoded as the data layer would; examples as they are."""
     tokenizer = model.tokenizer

@@ -7,7 +7,7 @@ whole prompts of rows that begin, without padding; a row that ends leaves its pl
 
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -125,10 +125,11 @@ class Engine:
         return list(alike.values())
 
     def _run(self, ids: Tensor, batch: Rows) -> Tensor:
-        with trunk.capture(self.model.module, self.frozen) if self.frozen else nullcontext([]) as noted:
+        if not self.frozen:
+            return self.model.run(ids, batch)
+        with trunk.capture(self.model.module, self.frozen) as noted:
             hidden = self.model.run(ids, batch)
-        for states in noted:
-            self.memory.note(batch.places, batch.positions, states)
+        self.memory.note(batch.places, batch.positions, noted[0])
         return hidden
 
     def _draw(self, hidden: Tensor) -> Step:
@@ -195,7 +196,10 @@ def sample(
         for prompt, draws in zip(prompts, uniforms, strict=True):
             engine.add(prompt, draws)
         while step := engine.step():
-            place = (torch.tensor(step.rows, device=device), torch.tensor([lengths[row] for row in step.rows]).to(device))
+            place = (
+                torch.tensor(step.rows, device=device),
+                torch.tensor([lengths[row] for row in step.rows]).to(device),
+            )
             ids[place] = torch.tensor(step.tokens, device=device)
             logprobs[place], entropy[place] = step.logprobs, step.entropy
             if step.values is not None:

@@ -22,7 +22,9 @@ class Rollout:
     logprobs: Tensor  # [B, T], of the sampling pass, at the sampling temperature; 0 where no token stands
     entropy: Tensor  # [B, T] nats, of the distribution that each token was drawn from
     values: Tensor | None  # [B, T], of the sampling pass, where the critic shares the trunk
-    below: Below | None = None  # [B, S, H], of the sampling pass, where lower blocks are frozen (models.score.frozen_states)
+    below: Below | None = (
+        None  # [B, S, H], of the sampling pass, where lower blocks are frozen (models.score.frozen_states)
+    )
 
     @property
     def mask(self) -> Tensor:

@@ -45,7 +45,14 @@ from proxtune.runs import Run, derive_seed
 from proxtune.training.loop import Algorithm, TrainingConfig
 from proxtune.training.metrics import Metrics
 from proxtune.training.optim import OptimConfig
-from proxtune.workflows.rewards import RewardConfig, build_judges, build_reward, longest_scored, mean_scores
+from proxtune.workflows.rewards import (
+    RewardConfig,
+    build_judges,
+    build_reward,
+    longest_scored,
+    mean_scores,
+    scorers,
+)
 
 
 class RunConfig(Section):
@@ -84,6 +91,7 @@ class PPORun(RunConfig):
     critic: CriticConfig = Field(CriticConfig(), description="what estimates the values")
     ppo: PPOConfig = Field(PPOConfig(), description="the algorithm")
     ptx: PtxConfig = Field(PtxConfig(), description="language modelling mixed into the updates")
+    profile: bool = Field(False, description="measure where the time of the second step goes; shown, and in the report")
 
     def problems(self) -> list[tuple[str, str]]:
         found = [(f"rollout.{key}", message) for key, message in training_problems(self.rollout)]
@@ -200,6 +208,8 @@ def ppo_job(
         )
     critic = build_critic(policy, config.critic, config.tuning, first_model)
     policy = tune(policy, config.tuning, seed=derive_seed(config.seed, "adapter"))
+    for scorer in scorers(reward):
+        scorer.share(policy)
     batches = Loader(prompts, config.ppo.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     algorithm = PPO(

@@ -15,16 +15,19 @@ from proxtune.algorithms.ppo import PPO
 from proxtune.algorithms.reward_model import RewardTrainer
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import LanguageModel
-from proxtune.models.score import ROWS_AT_ONCE
+from proxtune.models.packed import can_pack
+from proxtune.models.rows import Rows
+from proxtune.models.vocabulary import LOGITS_AT_ONCE
 from proxtune.rollouts.cache import memory_for
-from proxtune.rollouts.collect import ROWS_SAMPLED_AT_ONCE
-from proxtune.workflows.jobs import Job, PPORun
+from proxtune.rollouts.engine import ROWS_SAMPLED_AT_ONCE
+from proxtune.workflows.jobs import Job
 from proxtune.workflows.machine import gib, resident
 from proxtune.workflows.shapes import Shape, language_model, shapes, trained_weights
 
 FROM_HEAP = 32 * 2**20  # glibc gives larger pieces back to the system at once, and keeps smaller ones to hand out again
 KEPT_FREE = 0.75  # of the bytes in smaller pieces, measured: 0.6 to 1 in SFT, reward modelling and PPO
-SAMPLING = 44  # bytes a row and token of the vocabulary while one token is drawn: five times float32, thrice float64
+SAMPLING = 24  # bytes a row and token of the vocabulary while one token is drawn: six times float32
+LOGITS = 4  # pieces of logits that are there at once: the values, their exponentials, a slope, what is between
 
 Sizes = tuple[float, float, float]  # low, likely, high
 
@@ -72,8 +75,12 @@ def estimate(job: Job) -> Estimate:
     passes = shapes(job)
     kept = kept_by_autograd(job, trained, passes[1])  # first: what a first pass loads is resident after it
     phases = _phases(job)
-    known = {"weights": _bytes(trained.module), **{name: _bytes(model.module) for name, model in others}}
-    terms = [Term(name, "as loaded", (size,) * 3, phases) for name, size in known.items()]
+    known, seen = {}, set[int]()
+    for name, model in [("weights", trained), *others]:
+        new = {p.data_ptr(): p for p in model.module.parameters() if p.data_ptr() not in seen}
+        known[name] = float(sum(p.nbytes for p in new.values()))
+        seen |= new.keys()
+    terms = [Term(name, "as loaded, shared ones once", (size,) * 3, phases) for name, size in known.items()]
     if on_cpu:
         rest = max(0.0, resident() - sum(known.values()))
         terms.insert(0, Term("Python, libraries and data", "measured now", (rest,) * 3, phases))
@@ -138,17 +145,12 @@ def _passes(
     each, small = kept
     layers = getattr(config, "num_hidden_layers", 1)
     depth = f"{job.config.tuning.top_layers or layers} of {layers} blocks, hidden {model.hidden_size}"
-    how = f"{likely.rows} rows × {likely.width} tokens × {each / 1024:.0f} KiB ({depth})"
+    how = f"{likely.tokens:,} tokens × {each / 1024:.0f} KiB ({depth})"
     terms = [Term("activations", how, _sizes([each * shape.tokens for shape in passes]), ("update",))]
-    scored = min(ROWS_AT_ONCE, job.config.ppo.batch_size if isinstance(job.config, PPORun) else len(job.held_out))
     if not isinstance(job.algorithm, RewardTrainer):
-        copies = 4 + 4 * (isinstance(job.algorithm, PPO) and job.algorithm.config.entropy_coef > 0)
-        sizes = _sizes([copies * 4.0 * s.counted * vocabulary for s in passes])
-        how = f"{copies} × {likely.counted:,} tokens × {vocabulary:,} × 4 bytes"
-        terms.append(Term("logits", how, sizes, ("update",)))
-        sizes = _sizes([2 * 4.0 * scored * s.counted / s.rows * vocabulary for s in passes])
-        how = f"2 × {scored * likely.counted // likely.rows:,} tokens × {vocabulary:,} × 4 bytes"
-        terms.append(Term("logits without gradient", how, sizes, ("evaluation",)))
+        pieces = [min(LOGITS_AT_ONCE, max(64, s.counted) * vocabulary) for s in passes]
+        how = f"{LOGITS} × {pieces[1] // vocabulary:,} tokens at once × {vocabulary:,} × 4 bytes"
+        terms.append(Term("logits", how, _sizes([LOGITS * 4.0 * piece for piece in pieces]), ("update", "evaluation")))
     if isinstance(job.algorithm, PPO):
         terms += _sampling(job.algorithm, model, passes, vocabulary)
     if heap and small:
@@ -168,13 +170,22 @@ def _phases(job: Job) -> tuple[str, ...]:
 def _sampling(ppo: PPO, model: LanguageModel, passes: tuple[Shape, Shape, Shape], vocabulary: int) -> list[Term]:
     rows = min(ROWS_SAMPLED_AT_ONCE, ppo.config.batch_size)
     slot = _remembered(model)
-    cache = _sizes([1.5 * rows * shape.width * slot for shape in passes])
-    how = f"1.5 × {rows} rows × {passes[1].width} tokens × {slot / 1024:.1f} KiB"
+    cache = _sizes([rows * shape.width * slot for shape in passes])
+    how = f"{rows} rows × {passes[1].width} tokens × {slot / 1024:.1f} KiB"
     drawing = float(rows * vocabulary * SAMPLING)
-    return [
+    terms = [
         Term("what the sampler remembers", how, cache, ("rollout",)),
         Term("drawing a token", f"{rows} rows × {vocabulary:,} × {SAMPLING} bytes", (drawing,) * 3, ("rollout",)),
     ]
+    if can_pack(model.device, model.module.dtype):
+        packed = float(sum(p.nbytes for p in model.module.parameters() if p.ndim == 2 and not p.requires_grad))
+        packed = packed or _bytes(model.module)
+        terms.append(Term("packed weights", "ordered for the sampler's products", (packed,) * 3, ("rollout",)))
+    if model.frozen_blocks:
+        states = _sizes([ppo.config.batch_size * s.width * model.hidden_size * 4.0 for s in passes])
+        how = f"{ppo.config.batch_size} rows × {passes[1].width} tokens × {model.hidden_size} × 4 bytes"
+        terms.append(Term("states of frozen blocks", how, states, ("rollout", "evaluation", "update")))
+    return terms
 
 
 def _others(job: Job) -> list[tuple[str, LanguageModel]]:
@@ -202,8 +213,9 @@ def _saved(model: LanguageModel, width: int, *, train: bool) -> list[int]:
 
     was_training = model.module.training
     model.module.train(train or was_training)
+    ids = torch.zeros(width, dtype=torch.int64, device=model.device)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        hidden = model.hidden(torch.zeros(1, width, dtype=torch.int64, device=model.device))
+        hidden = model.run(ids, Rows([width], device=model.device))
     model.module.train(was_training)
     del hidden  # until here the graph held what was counted, so that no two pieces shared an address
     return list(kept.values())
@@ -212,11 +224,9 @@ def _saved(model: LanguageModel, width: int, *, train: bool) -> list[int]:
 @torch.no_grad()
 def _remembered(model: LanguageModel) -> float:
     """Bytes that the sampler keeps of one token of one row."""
-    memory: Any = memory_for(model, 1)
-    ids = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-    mask = memory.place(ids, None)
-    model.hidden(ids, positions=ids, mask=mask, cache=memory)
-    return float(sum(x.nbytes for name in ("keys", "stored") for x in getattr(memory, name, ())))
+    memory: Any = memory_for(model, 1, 1)
+    model.run(torch.zeros(1, dtype=torch.int64, device=model.device), Rows([1], memory=memory, device=model.device))
+    return float(sum(x.nbytes for layer in getattr(memory, "layers", {}).values() for x in layer))
 
 
 def _bytes(module: nn.Module) -> float:

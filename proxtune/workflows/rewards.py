@@ -112,6 +112,12 @@ def longest_scored(reward: WeightedSum) -> int | None:
     return min((model.max_length for model in models), default=None)
 
 
+def scorers(reward: WeightedSum) -> list[LanguageModel]:
+    """The models among the rewards, frozen."""
+    learned = [part.model.lm for part, _ in reward.rewards if isinstance(part, LearnedReward)]
+    return learned + [part.teacher for part, _ in reward.rewards if isinstance(part, TeacherLikelihood)]
+
+
 def teachers_of(config: RewardConfig, like: ModelConfig, policy: LanguageModel) -> list[tuple[Reward, float]]:
     """The teachers of the config, frozen, with the dtype and device of `like`."""
     found: list[tuple[Reward, float]] = []

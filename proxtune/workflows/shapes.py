@@ -18,21 +18,18 @@ Lengths = tuple[int, int]  # tokens of a prompt and of the response to it
 
 
 class Shape(NamedTuple):
-    """The padded rows of one forward pass."""
+    """The rows of one forward pass."""
 
     rows: int
     width: int  # tokens of the longest row
     counted: int  # response tokens in all: the language-model head runs on these alone
+    tokens: int  # in all: rows are not padded
 
     @classmethod
     def of(cls, rows: Sequence[Lengths]) -> "Shape":
-        """The shape that rows of these lengths are padded to."""
-        return cls(len(rows), max(p + r for p, r in rows), sum(r for _, r in rows))
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that go through the trunk, padding included."""
-        return self.rows * self.width
+        """The shape of a pass over rows of these lengths."""
+        lengths = [p + r for p, r in rows]
+        return cls(len(rows), max(lengths), sum(r for _, r in rows), sum(lengths))
 
 
 def language_model(job: Job) -> LanguageModel:

@@ -16,6 +16,7 @@ from proxtune.runs import Run, environment
 from proxtune.training import stop
 from proxtune.training.loop import fit
 from proxtune.workflows.jobs import Job, PPORun, RunConfig
+from proxtune.workflows.profile import StepProfiler, block, both
 from proxtune.workflows.progress import Progress
 from proxtune.workflows.reload import reload_gap
 from proxtune.workflows.rewards import LIMITS
@@ -46,6 +47,7 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
             )
         began = time.perf_counter()
         with Progress(job.command, job.steps, console, run, job.config.model_dump(mode="json")) as progress:
+            profiled = isinstance(job.config, PPORun) and job.config.profile
             fit(
                 job.algorithm,
                 job.batches,
@@ -54,7 +56,7 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
                 steps=job.steps,
                 seed=job.config.seed,
                 evaluate=job.evaluate,
-                watch=progress,
+                watch=both(progress, StepProfiler(run, console)) if profiled else progress,
             )
         gap = save_model(job, run)
         console.print(
@@ -62,7 +64,7 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
         )
         manifest |= {"finished": _now(), "seconds": manifest.get("seconds", 0.0) + time.perf_counter() - began}
         run.write_manifest(manifest)
-        report = write_report(run)
+        report = write_report(run, extra=block(run))
         console.print(f"model   {run.model}\nreport  {report}", highlight=False)
     return run
 

@@ -32,7 +32,7 @@ def test_no_position_sees_what_comes_after_it() -> None:
 def test_the_state_of_packed_rows_is_that_at_each_rows_own_last_token() -> None:
     model = tiny_model(family="lstm")
     memory = RowStates(3)
-    model.run(torch.tensor(sum(PROMPTS, [])), Rows([4, 1, 2], memory=memory))
+    model.run(torch.tensor([token for prompt in PROMPTS for token in prompt]), Rows([4, 1, 2], memory=memory))
     assert memory.state is not None
     for row, prompt in enumerate(PROMPTS):
         alone = RowStates(1)

@@ -57,6 +57,7 @@ DERIVED: dict[type, dict[str, str]] = {
         "starts_at_reference": "follows from the arguments",
         "store": "files of the run folder, each written whole",
         "ptx": "draws by seed, step and update",
+        "seconds": "of the last step, for its figures, which are logged",
         "parts": "of the last step, for its figures, which are logged",
         "last": "the last step's samples, which are logged",
     },
