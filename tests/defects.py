@@ -251,11 +251,22 @@ def reads_the_token_before_the_last(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(score_file, "_last_states", states)
 
 
+def reads_padded_slots(patch: pytest.MonkeyPatch) -> None:
+    right = score_file._last_states
+
+    def states(model: LanguageModel, tokens: Tokens) -> Tensor:
+        padded = ~length_mask(tokens.prompt_lengths, tokens.prompt_ids.shape[1])
+        return right(model, tokens) + 0.01 * (tokens.prompt_ids * padded).sum(1, keepdim=True)
+
+    patch.setattr(score_file, "_last_states", states)
+
+
 DEFECTS = (
     Defect("the loss forgets the temperature", (RATIO,), lambda: ppo_job(ForgetsTheTemperature)),
     Defect("another model is the reference", (KL,), lambda: ppo_job(reference=tiny_model(seed=9))),
-    Defect("a token sees what follows", (PADDING, ROWS), reward_job, leak(what_follows)),
-    Defect("a token sees the batch's width", (ROWS,), reward_job, leak(width)),
+    Defect("what stands in padded slots is read", (PADDING,), reward_job, reads_padded_slots),
+    Defect("a token sees what follows", (ROWS, MICRO), reward_job, leak(what_follows)),
+    Defect("a token sees the batch's width", (ROWS, SAVED), reward_job, leak(width)),
     Defect(
         "the value loss multiplies by its mask",
         (MASKED,),

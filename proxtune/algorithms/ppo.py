@@ -350,8 +350,7 @@ class PPO:
         if self.config.kl_coef > 0:
             figures["kl/sequence"] = kl.mean()
         figures |= {f"score/{name}": part.nanmean() for name, part in self.parts.items()}
-        times = {f"time/{name}": took for name, took in self.seconds.items()}
-        return {name: float(x) for name, x in figures.items()} | times
+        return {name: float(x) for name, x in figures.items()}
 
     def samples(self) -> list[dict[str, Any]]:
         """Prompt, response, score and KL of the last step's rows."""

@@ -134,10 +134,9 @@ def states(model: LanguageModel, tokens: Tokens, below: Below | None = None) -> 
     kept = length_mask(lengths, width)
     rows = Rows(lengths.tolist(), device=model.device)
     hidden = model.run(join(tokens)[kept], rows, below=None if below is None else below[:, :width][kept])
-    column = torch.arange(width, device=kept.device)
-    chooses = (column >= tokens.prompt_lengths[:, None] - 1) & (
-        column < (tokens.prompt_lengths + tokens.response_lengths - 1)[:, None]
-    )
+    row, t = tokens.mask.nonzero(as_tuple=True)
+    chooses = torch.zeros_like(kept)
+    chooses[row, tokens.prompt_lengths[row] + t - 1] = True
     return hidden[chooses[kept]]
 
 

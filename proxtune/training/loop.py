@@ -141,6 +141,7 @@ def _train(algorithm: Algorithm, batch: Any, step: int, seed: int, samples: int)
     began = time.perf_counter()
     metrics = algorithm.step(batch)
     metrics["time/step"] = time.perf_counter() - began
+    metrics |= {f"time/{phase}": took for phase, took in getattr(algorithm, "seconds", {}).items()}
     if "tokens" in metrics:
         metrics["time/tokens_per_second"] = metrics["tokens"] / metrics["time/step"]
     return {"metrics": metrics, "samples": [dict(row) for row in algorithm.samples()[:samples]]}

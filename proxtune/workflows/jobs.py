@@ -198,14 +198,7 @@ def ppo_job(
     prompts, report = encode_prompts(train.records, policy.tokenizer, max_length=length, too_long=config.data.too_long)
     notes.append(str(report))
     reward, first_model = build_reward(config.reward, config.model, functions, policy, needed=replay is None)
-    longest = max(len(prompt.prompt_ids) for prompt in prompts) + config.rollout.max_new_tokens
-    room = longest_scored(reward)
-    if room is not None and longest > room:
-        raise ConfigError(
-            f"a prompt and rollout.max_new_tokens={config.rollout.max_new_tokens} come to {longest} tokens, "
-            f"but the model that scores them takes at most {room}; set data.max_length and data.too_long=drop, "
-            "a smaller rollout.max_new_tokens, or train that model on longer answers"
-        )
+    _check_room(config, max(len(prompt.prompt_ids) for prompt in prompts), longest_scored(reward))
     critic = build_critic(policy, config.critic, config.tuning, first_model)
     policy = tune(policy, config.tuning, seed=derive_seed(config.seed, "adapter"))
     for scorer in scorers(reward):
@@ -242,6 +235,17 @@ def ppo_job(
     return Job(
         "ppo", config, algorithm, batches, steps, policy.save, evaluate, base, data, counts, notes, weights, names, held
     )
+
+
+def _check_room(config: PPORun, prompt: int, room: int | None) -> None:
+    """Refuse prompts of up to `prompt` tokens whose answers may be too long for a model that scores them."""
+    longest = prompt + config.rollout.max_new_tokens
+    if room is not None and longest > room:
+        raise ConfigError(
+            f"a prompt and rollout.max_new_tokens={config.rollout.max_new_tokens} come to {longest} tokens, "
+            f"but the model that scores them takes at most {room}; set data.max_length and data.too_long=drop, "
+            "a smaller rollout.max_new_tokens, or train that model on longer answers"
+        )
 
 
 def _judged(

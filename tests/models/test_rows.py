@@ -1,4 +1,4 @@
-"""Packed rows see themselves alone, whatever stands beside them, and a frozen trunk is run once for all that need it."""
+"""Packed rows see themselves alone, whatever stands beside them; a frozen trunk is run once for all that need it."""
 
 import pytest
 import torch
@@ -83,7 +83,7 @@ def test_above_kept_states_values_and_gradients_are_those_of_the_whole_pass(fami
         model = tune(tiny_model(family=family), TuningConfig(kind=kind, rank=2, top_layers=1))
         with torch.no_grad():
             for weight in model.trained().values():
-                weight += torch.linspace(-0.1, 0.1, weight.numel()).view_as(weight)
+                weight.add_(torch.linspace(-0.1, 0.1, weight.numel()).view_as(weight))
         found = score(model, TOKENS, below=frozen_states(model, TOKENS) if keep else None).logprobs
         found.sum().backward()
         return [found.detach(), *(p.grad for p in model.trained().values() if p.grad is not None)]

@@ -1,4 +1,4 @@
-"""Log-probs a few tokens at a time are those of all logits at once, gradients too, whether the head is trained or not."""
+"""Log-probs a few tokens at a time are those of all logits at once, and so are their gradients."""
 
 import pytest
 import torch

@@ -47,14 +47,8 @@ def test_the_score_is_the_log_likelihood_of_the_answer_its_stop_token_included(f
 
 
 def test_the_sum_prefers_the_shorter_of_two_answers_and_the_mean_need_not() -> None:
-    class Uniform(LanguageModel):
-        """Every token of the 30 is equally likely: log-prob −log 30 = −3.4012."""
-
-        def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-            return torch.zeros(*hidden.shape[:-1], 30)
-
-    lm = tiny_model()
-    teacher = Uniform(lm.module, lm.tokenizer)
+    teacher = tiny_model()
+    teacher.head.weight.zero_()  # every token of the 30 is equally likely: log-prob −log 30 = −3.4012
     both = answers(["a", "a"], ["bcd", "b"])  # 4 and 2 tokens
     total = TeacherLikelihood(teacher, same_tokenizer=True, likelihood="sum")(both)
     mean = TeacherLikelihood(teacher, same_tokenizer=True)(both)

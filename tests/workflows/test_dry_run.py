@@ -144,14 +144,14 @@ def test_logits_are_counted_on_response_tokens_alone(tmp_path: Path) -> None:
     vocabulary = language_model(made).module.config.vocab_size
     batches = [next(made.batches) for _ in range(made.steps)]
     most = max(sum(len(e.response_ids) for e in batch[i : i + 4]) for batch in batches for i in (0, 4))
-    assert logits.sizes[1] <= 4 * 4 * most * vocabulary
-    assert logits.sizes[1] >= 0.8 * 4 * 4 * most * vocabulary  # the likely micro-batch has most tokens of both kinds
+    assert logits.sizes[1] <= memory.LOGITS * 4 * max(64, most) * vocabulary
+    assert logits.sizes[1] >= 0.8 * memory.LOGITS * 4 * most * vocabulary  # the micro-batch has most tokens of both
 
 
 def test_frozen_lower_blocks_keep_no_activations(tmp_path: Path) -> None:
     write_data(tmp_path)
     made = job("sft", tmp_path, "run")
-    model, shape = language_model(made), Shape(4, 16, 20)
+    model, shape = language_model(made), Shape(4, 16, 20, 64)
     whole, _ = memory.kept_by_autograd(made, model, shape)
     for name, weight in model.module.named_parameters():
         weight.requires_grad_("layers.1" in name)
