@@ -49,6 +49,11 @@ fix: .venv ## format, and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: .venv ## measure speed against peers and the machine, on an idle machine (hours)
+	$(BIN)/python -m benchmarks.speed all
+	$(BIN)/python -m benchmarks.speed level
+	for what in step growth quantised overlap; do $(BIN)/python -m benchmarks.limit $$what || exit 1; done
+
 results: .venv ## list the records that are older than what they measure
 	$(BIN)/python -m tools.records stale
 
@@ -62,5 +67,5 @@ clean: ## remove caches and builds (.venv and runs stay)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help .venv demo check fast test nightly mutate curves lint types layers fix results tables pins clean
+.PHONY: help .venv demo check fast test nightly mutate curves bench lint types layers fix results tables pins clean
 .DEFAULT_GOAL := help

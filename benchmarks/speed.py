@@ -13,6 +13,8 @@ weights, does a turn that is not counted, and then as many as `--pairs` says: pe
 
 import argparse
 import json
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median
@@ -129,6 +131,7 @@ def options() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure what the command line asks for."""
     given = options().parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and the workers with it
     record = not (given.trial or given.ours or given.peer or given.threads != 2)
     set_threads(given.threads)
     for name in [*TASKS, "level"] if given.name == "all" else [given.name]:

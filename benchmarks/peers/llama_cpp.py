@@ -24,7 +24,7 @@ class Streams:
         params.n_ctx = 256 * -(-longest * len(self.prompts) // 256)
         params.n_batch = params.n_ubatch = tokens
         params.n_threads = params.n_threads_batch = THREADS
-        params.type_k = params.type_v = lib.GGML_TYPE_F32
+        params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED  # with its float16 cache the fastest of four ways
         self.context = lib.llama_init_from_model(model, params)
         self.batch = lib.llama_batch_init(tokens, 0, 1)
 
