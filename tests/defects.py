@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,11 +119,11 @@ class Defect:
 class ForgetsTheTemperature(PPO):
     """verl, trlx: logits that are not divided by the temperature that was sampled at."""
 
-    def losses(self, batch: Experience, **how: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, batch: Experience, **how: Any) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         rollout = self.rollout
         self.rollout = rollout.model_copy(update={"temperature": 1.0})
         try:
-            return super().losses(batch, **how)
+            yield from super().losses(batch, **how)
         finally:
             self.rollout = rollout
 

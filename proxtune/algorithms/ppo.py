@@ -4,7 +4,7 @@ One step reads as four verbs: *sample* responses to prompts, *score* them, assig
 policy and critic. The maths is in `objectives.ppo`, sampling in `rollouts`, passes over given tokens in `models.score`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -268,20 +268,28 @@ class PPO:
         sums = Tally()
         replays = self.store is not None and self.store.replay  # another policy's answers
         for rows in torch.arange(len(minibatch.mask)).split(self.config.microbatch_size or len(minibatch.mask)):
-            loss, stats = self.losses(
+            losses = self.losses(
                 minibatch[rows],
                 count=minibatch.mask.sum(),
                 rows=len(minibatch.mask),
                 check=number == 0 and not replays,
             )
-            loss.backward()
-            sums.add(stats)
+            for loss, stats in losses:
+                if loss.requires_grad:
+                    loss.backward()
+                sums.add(stats)
         if self.ptx is not None and self.steps >= self.critic.warmup_steps:
             sums.add(self.ptx.backward(self.steps, number))
         return self.optimizer.apply(sums.total())
 
-    def losses(self, batch: Experience, *, count: Tensor, rows: int, check: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """A micro-batch's weighted sum of losses, over the `count` tokens and `rows` responses of its minibatch."""
+    def losses(
+        self, batch: Experience, *, count: Tensor, rows: int, check: bool
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """A micro-batch's weighted losses, over the `count` tokens and `rows` responses of its minibatch.
+
+        One loss where policy and critic share a trunk; else one after the other, so that their activations are never
+        held at once.
+        """
         cfg, warming = self.config, self.steps < self.critic.warmup_steps
         shared = self.critic.trunk is None
         now = score(
@@ -310,19 +318,26 @@ class PPO:
             policy_loss, policy = kl_penalty_loss(
                 now.logprobs, batch.old_logprobs, batch.advantages, batch.mask, coef=self.penalty_coef, count=count
             )
-        values = now.values
-        if values is None:
-            values = self.critic.values(batch.tokens, self.below_for(self.critic.trunk, batch.below))
-        value_loss, value = clipped_value_loss(
-            values, batch.old_values, batch.returns, batch.mask, clip=cfg.value_clip, count=count
+        policy_part, policy_stats = policy_loss, {"policy/loss": policy_loss.detach()} | prefixed("policy", policy)
+        if now.entropy is not None:
+            policy_part = policy_part - cfg.entropy_coef * masked_mean(now.entropy, batch.mask, count=count)
+        if warming:
+            policy_part = policy_part.detach()
+        if now.values is not None:
+            value_part, value_stats = self.value_loss(now.values, batch, count=count)
+            yield policy_part + value_part, policy_stats | value_stats
+            return
+        yield policy_part, policy_stats
+        del now, policy_loss, policy_part
+        values = self.critic.values(batch.tokens, self.below_for(self.critic.trunk, batch.below))
+        yield self.value_loss(values, batch, count=count)
+
+    def value_loss(self, values: Tensor, batch: Experience, *, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critic's weighted loss, and its figures."""
+        loss, stats = clipped_value_loss(
+            values, batch.old_values, batch.returns, batch.mask, clip=self.config.value_clip, count=count
         )
-        loss = cfg.value_coef * value_loss
-        if not warming:
-            loss = loss + policy_loss
-        if now.entropy is not None and not warming:
-            loss = loss - cfg.entropy_coef * masked_mean(now.entropy, batch.mask, count=count)
-        stats = {"policy/loss": policy_loss.detach(), "value/loss": value_loss.detach()}
-        return loss, stats | prefixed("policy", policy) | prefixed("value", value)
+        return self.config.value_coef * loss, {"value/loss": loss.detach()} | prefixed("value", stats)
 
     def assert_equal(self, what: str, logprobs: Tensor, others: Tensor, mask: Tensor) -> None:
         """Before anything has moved, sampler, trainer and reference are one function: the ratio is 1 and the KL 0."""

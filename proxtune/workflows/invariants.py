@@ -58,7 +58,7 @@ def first_ratio(trial: Trial) -> Gap:
     gaps = []
     for row in torch.arange(len(rollout)).split(1):
         part = experience[row]
-        _, stats = algorithm.losses(part, count=part.mask.sum(), rows=1, check=False)
+        _, stats = next(algorithm.losses(part, count=part.mask.sum(), rows=1, check=False))
         square = 2 * float(stats["policy/approx_kl"])  # approx_kl is the mean of (log ratio)² / 2, but for its rounding
         gaps.append(math.sqrt(abs(square)))
     return Gap(worst(gaps), rounding(trial))

@@ -101,7 +101,8 @@ def kept_by_autograd(job: Job, model: LanguageModel, shape: Shape) -> tuple[floa
     models = [model]
     if isinstance(job.algorithm, PPO) and job.algorithm.critic.trunk is not None:
         models.append(job.algorithm.critic.trunk)
-    pieces = [size for each in models for size in _saved(each, shape.width, train=not isinstance(job.algorithm, PPO))]
+    each = [_saved(model, shape.width, train=not isinstance(job.algorithm, PPO)) for model in models]
+    pieces = max(each, key=sum)  # one model after the other
     small = [size for size in pieces if size * shape.rows < FROM_HEAP]
     return sum(pieces) / shape.width, sum(small) / shape.width
 

@@ -1,7 +1,7 @@
 """One step of PPO: what must hold of its rollout, its credit and its updates."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -455,7 +455,7 @@ def test_the_loss_is_the_policys_plus_the_weighted_values_less_the_weighted_entr
     rollout, values = algorithm.sample([PromptExample([5, 6], "de", {}, "")] * 4)
     ones = torch.ones_like(values)
     batch = Experience(rollout.tokens, rollout.mask, rollout.logprobs, values, ones, 5 * ones)
-    loss, stats = algorithm.losses(batch, count=rollout.mask.sum(), rows=4, check=True)
+    ((loss, stats),) = algorithm.losses(batch, count=rollout.mask.sum(), rows=4, check=True)
     entropy = rollout.entropy[rollout.mask].mean().item()
     assert stats["policy/loss"].item() == pytest.approx(-1)  # ratio 1, advantages 1
     assert stats["value/loss"].item() == pytest.approx(12.5)  # values 0, returns 5
@@ -538,7 +538,7 @@ def test_the_critics_gradient_stops_at_the_trunk_unless_it_is_let_through(detach
     rollout, values = algorithm.sample([PromptExample([5, 6], "de", {}, "")] * 4)
     nothing = torch.zeros_like(values)
     batch = Experience(rollout.tokens, rollout.mask, rollout.logprobs, values, nothing, nothing + 5)
-    loss, _ = algorithm.losses(batch, count=rollout.mask.sum(), rows=4, check=True)
+    ((loss, _),) = algorithm.losses(batch, count=rollout.mask.sum(), rows=4, check=True)
     loss.backward()
     assert algorithm.critic.head.linear.weight.grad is not None
     gradients = [p.grad for p in algorithm.policy.trained().values() if p.grad is not None]
@@ -642,9 +642,8 @@ def test_tr3_a_gradient_that_is_not_finite_moves_nothing_and_is_counted(monkeypa
     algorithm = ppo(epochs=1)
     before, losses = trained(algorithm), algorithm.losses
 
-    def broken(*args: Any, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, stats = losses(*args, **kwargs)
-        return loss * torch.nan, stats
+    def broken(*args: Any, **kwargs: Any) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        yield from ((loss * torch.nan, stats) for loss, stats in losses(*args, **kwargs))
 
     monkeypatch.setattr(algorithm, "losses", broken)
     assert algorithm.step(PROMPTS)["gradient/skipped"] == 1
