@@ -76,7 +76,10 @@ def ppo_small() -> Task:
     """A 7M Llama, batch 32, at most 64 tokens: where overhead counts."""
     work = PPO | {"model": material.small_model(), "prompts": material.random_prompts(32), "max_new_tokens": 64}
     claim = "PPO on a 7M Llama, all weights, separate critic and reference, 4 epochs, 32 responses of at most 64 tokens"
-    return _ppo(claim, work | {"reward": "even", "pad_token": "<pad>"}, FULL | {"microbatch_size": None}, 3.0, 0.6)
+    rate = {"learning_rate": 1e-8}  # so small that answers stay as long as they begin, on both sides
+    work |= {"reward": "even", "pad_token": "<pad>"} | rate
+    ours = {"tuning": FULL["tuning"], "optim": OPTIM | rate, "critic": FULL["critic"] | rate}
+    return _ppo(claim, work, ours | {"microbatch_size": None}, 3.0, 0.6)
 
 
 def ppo_135m() -> Task:
