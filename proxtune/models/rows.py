@@ -11,10 +11,12 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
+FILLED = 2 / 3  # of a padded row, at least: rows that are shorter make a group of their own
 ATTENTION = "rows"  # the name under which transformers knows `attention`
 
 
@@ -54,16 +56,25 @@ class Rows:
         self.places = torch.cat([torch.arange(len(going)), row + len(going)]).to(device)  # [N]
 
     @cached_property
-    def width(self) -> int:
-        """Tokens of the longest new row."""
-        return max(self.lengths, default=0)
+    def groups(self) -> tuple[list[tuple[int, int]], Tensor | None]:
+        """New rows of like lengths, padded to the longest of them.
 
-    @cached_property
-    def slots(self) -> Tensor | None:
-        """Where the tokens of new rows stand in a padded [rows · width]; None where nothing is padded."""
-        if self.width * len(self.lengths) == sum(self.lengths):
-            return None
-        return (self.places[self.going :] - self.going) * self.width + self.positions[self.going :]
+        Returns:
+            ((rows, width) of each group, where the tokens of new rows stand in all groups laid end to end; None where
+            nothing is padded)
+        """
+        shapes, starts, end = list[tuple[int, int]](), torch.zeros(len(self.lengths), dtype=torch.int64), 0
+        for row in sorted(range(len(self.lengths)), key=self.lengths.__getitem__, reverse=True):
+            if not shapes or self.lengths[row] < FILLED * shapes[-1][1]:
+                shapes.append((0, self.lengths[row]))
+            count, width = shapes[-1]
+            shapes[-1] = (count + 1, width)
+            starts[row] = end
+            end += width
+        if len(shapes) == 1 and end == sum(self.lengths):
+            return shapes, None
+        places, positions = self.places[self.going :] - self.going, self.positions[self.going :]
+        return shapes, starts.to(self.device)[places] + positions
 
     @cached_property
     def visible(self) -> Tensor:
@@ -112,31 +123,51 @@ class Rows:
     def _attend_new(
         self, query: Tensor, keys: Tensor, values: Tensor, scale: float | None, window: int | None, dropout: float
     ) -> Tensor:
-        mask = None
-        if window is not None and window < self.width:
-            back = torch.arange(self.width, device=self.device)
-            back = back[:, None] - back
-            mask = (back >= 0) & (back < window)
-        out = F.scaled_dot_product_attention(
-            self._padded(query),
-            self._padded(keys),
-            self._padded(values),
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scale,
-            dropout_p=dropout,
-            enable_gqa=query.shape[0] != keys.shape[0],
-        )
-        flat = out.transpose(1, 2).reshape(-1, query.shape[0], query.shape[2])
-        return flat if self.slots is None else flat[self.slots]
+        shapes, slots = self.groups
+        size, found = sum(count * width for count, width in shapes), []
+        padded = [_laid_out(x.transpose(0, 1), slots, size) for x in (query, keys, values)]
+        begin = 0
+        for count, width in shapes:
+            part = slice(begin, begin := begin + count * width)
+            q, k, v = (x[part].unflatten(0, (count, width)).transpose(1, 2) for x in padded)
+            mask = None
+            if window is not None and window < width:
+                back = torch.arange(width, device=self.device)
+                back = back[:, None] - back
+                mask = (back >= 0) & (back < window)
+            out = F.scaled_dot_product_attention(
+                q,
+                k,
+                v,
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=scale,
+                dropout_p=dropout,
+                enable_gqa=query.shape[0] != keys.shape[0],
+            )
+            found.append(out.transpose(1, 2).flatten(0, 1))
+        flat = found[0] if len(found) == 1 else torch.cat(found)
+        return flat if slots is None else _Taken.apply(flat, slots)  # type: ignore[no-untyped-call]
 
-    def _padded(self, x: Tensor) -> Tensor:
-        """[heads, N, d] -> [rows, heads, width, d], zero where no token stands."""
-        tokens = x.transpose(0, 1)
-        if self.slots is not None:
-            empty = x.new_zeros(len(self.lengths) * self.width, *tokens.shape[1:])
-            tokens = empty.index_copy(0, self.slots, tokens)
-        return tokens.reshape(len(self.lengths), self.width, *tokens.shape[1:]).transpose(1, 2)
+
+def _laid_out(tokens: Tensor, slots: Tensor | None, size: int) -> Tensor:
+    """[N, heads, d] -> [size, heads, d], zero where no token stands."""
+    return tokens if slots is None else tokens.new_zeros(size, *tokens.shape[1:]).index_copy(0, slots, tokens)
+
+
+class _Taken(torch.autograd.Function):
+    """`x[slots]` of slots that are all different: its gradient is copied, where indexing would add it up."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slots: Tensor) -> Tensor:
+        ctx.save_for_backward(slots)
+        ctx.shape = x.shape
+        return x.index_select(0, slots)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _laid_out(grad, *ctx.saved_tensors, ctx.shape[0]), None
 
 
 def attention(

@@ -64,18 +64,20 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs, entropies, slopes, bends = [], [], [], []
         for states, ids in _parts(head, hidden, chosen):
             logits, bent = head.logits(states)
-            top = logits.logsumexp(-1, keepdim=True)
-            logprobs.append((logits.gather(-1, ids[:, None]) - top)[:, 0])
-            if not (entropy or keeps):
-                continue
+            picked, top = logits.gather(-1, ids[:, None]), logits.amax(-1, keepdim=True)
             logits -= top
-            p = logits.exp()
+            p = logits.exp() if entropy else logits.exp_()
+            total = p.sum(-1, keepdim=True)
+            logprobs.append((picked - top - total.log())[:, 0])
+            if keeps:
+                slope = _chosen_slope(head, ids, bent) - _through(head, p, bent) / total
+                slopes.append(slope.to(states.dtype))
             if entropy:
+                logits -= total.log()
+                p /= total
                 entropies.append(_entropy(p, logits))
             if keeps and entropy:
                 bends.append(_through(head, _entropy_slope(p, logits, entropies[-1]), bent))
-            if keeps:
-                slopes.append(_through(head, _logprob_slope(p, ids), bent))
         ctx.head, ctx.trains_head, ctx.entropy = head, trains_head, entropy
         saved = (hidden, chosen) if trains_head else ()
         ctx.save_for_backward(*saved, *(torch.cat(x) for x in (slopes, bends) if x))
@@ -127,6 +129,12 @@ def _entropy(p: Tensor, logprobs: Tensor) -> Tensor:
 def _entropy_slope(p: Tensor, logprobs: Tensor, entropy: Tensor) -> Tensor:
     """D entropy / d logits = −p (log p + entropy)."""
     return -p * (torch.where(p == 0, 0, logprobs) + entropy[:, None])
+
+
+def _chosen_slope(head: Head, ids: Tensor, bent: Tensor | None) -> Tensor:
+    """D logit(y) / d hidden state, [n, H]."""
+    rows = head.weight[ids] / head.temperature
+    return rows if bent is None else rows * bent.gather(-1, ids[:, None])
 
 
 def _through(head: Head, slope: Tensor, bent: Tensor | None) -> Tensor:
