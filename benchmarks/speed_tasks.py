@@ -194,7 +194,7 @@ def _supervised(worker: str) -> Settings:
 
 def _trainer(claim: str, work: Settings, ways: Sequence[tuple[str, Settings]], measured: str) -> Task:
     module = "benchmarks.peers.trl_supervised"
-    ours = {"tuning": {"kind": "full"}, "optim": OPTIM, "microbatch_size": 4}
+    ours = {"tuning": {"kind": "full"}, "optim": OPTIM, "microbatch_size": 8}
     return Task(
         claim=claim,
         against="TRL 1.16.0",

@@ -161,13 +161,14 @@ class _Taken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, slots: Tensor) -> Tensor:
         ctx.save_for_backward(slots)
-        ctx.shape = x.shape
+        ctx.size = len(x)
         return x.index_select(0, slots)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _laid_out(grad, *ctx.saved_tensors, ctx.shape[0]), None
+        (slots,) = ctx.saved_tensors
+        return _laid_out(grad, slots, ctx.size), None
 
 
 def attention(
