@@ -47,6 +47,7 @@ class Rows:
     ) -> None:
         self.lengths, self.going, self.memory, self.device = list(lengths), len(going), memory, device
         self.limit = max(going, default=-1) + 1
+        self.masks = dict[int | None, Tensor | None]()
         count = torch.tensor(self.lengths, dtype=torch.int64)
         start = count.cumsum(0) - count
         row = torch.repeat_interleave(torch.arange(len(count)), count)
@@ -76,11 +77,14 @@ class Rows:
         places, positions = self.places[self.going :] - self.going, self.positions[self.going :]
         return shapes, starts.to(self.device)[places] + positions
 
-    @cached_property
-    def visible(self) -> Tensor:
-        """[n, 1, 1, limit]: how far back each remembered token lies; those ahead (below 0) are not seen."""
-        back = self.positions[: self.going, None] - torch.arange(self.limit, device=self.device)
-        return back[:, None, None, :]
+    def visible(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """[n, 1, 1, limit]: 0 where a going row sees a remembered token, −inf elsewhere; None where it sees all."""
+        if window not in self.masks:
+            back = self.positions[: self.going, None] - torch.arange(self.limit, device=self.device)
+            seen = back >= 0 if window is None else (back >= 0) & (back < window)
+            mask = torch.zeros(seen.shape, dtype=dtype, device=self.device).masked_fill_(~seen, float("-inf"))
+            self.masks[window] = None if seen.all() else mask[:, None, None, :]
+        return self.masks[window]
 
     def attend(
         self,
@@ -116,8 +120,8 @@ class Rows:
         keys, values = self.memory.read(layer, self.going, self.limit)
         heads, n, size = query.shape
         shared = query.transpose(0, 1).reshape(n, keys.shape[1], heads // keys.shape[1], size)
-        seen = self.visible >= 0 if window is None else (self.visible >= 0) & (self.visible < window)
-        out = F.scaled_dot_product_attention(shared, keys, values, attn_mask=seen, scale=scale)
+        mask = self.visible(window, query.dtype)
+        out = F.scaled_dot_product_attention(shared, keys, values, attn_mask=mask, scale=scale)
         return out.reshape(n, heads, size)
 
     def _attend_new(
