@@ -1,4 +1,4 @@
-"""`proxtune data check`, `preview`: what looks at data files."""
+"""`proxtune data check`, `preview`, `split`: what looks at data files, and parts them."""
 
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -12,7 +12,7 @@ C = TypeVar("C", bound=str)
 
 data = typer.Typer(
     no_args_is_help=True,
-    help="Look at data files: check, preview.",
+    help="Look at data files, and part them: check, preview, split.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data, name="data")
@@ -91,6 +91,62 @@ def preview(
         ids=tokens,
         out=html,
     )
+
+
+@data.command(epilog="Example: proxtune data split reviews.csv parts --parts train=0.8,dev=0.1,test=0.1 --group author")
+def split(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A data file, or bundled:NAME.")],
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where PART.jsonl is written for every part.")],
+    parts: Annotated[
+        str, typer.Option(metavar="PART=SHARE,…", help="The parts and their shares of the rows, which add up to 1.")
+    ] = "train=0.8,dev=0.1,test=0.1",
+    group: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Rows that are alike under this key stay together; else those of one prompt."),
+    ] = None,
+    stratify: Annotated[
+        bool, typer.Option(help="Give every part its share of each label, where there are any.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Decides which rows go where.")] = 1,
+    format_: Annotated[str, typer.Option("--format", help="What a row is, as data.format.")] = "auto",
+    encoding: Annotated[str, typer.Option(help="As data.encoding.")] = "auto",
+) -> None:
+    """Part a file into files that share no prompt, with the labels in the proportions of the whole."""
+    from proxtune.data.formats import FORMATS
+    from proxtune.data.lines import ENCODINGS
+    from proxtune.workflows.data_split import split_file
+
+    split_file(
+        file,
+        out,
+        _shares(parts),
+        console,
+        group=group,
+        stratify=stratify,
+        seed=seed,
+        format=_one_of("--format", format_, ("auto", *FORMATS)),
+        encoding=_one_of("--encoding", encoding, ENCODINGS),
+    )
+
+
+def _shares(given: str) -> dict[str, float]:
+    """`train=0.8,test=0.2` -> {"train": 0.8, "test": 0.2}."""
+    found = dict[str, float]()
+    for item in given.split(","):
+        name, _, share = item.strip().partition("=")
+        try:
+            number = float(share)
+        except ValueError:
+            number = 0.0
+        if not name or "/" in name or name in found or not 0 < number < 1:
+            raise ConfigError(
+                f"--parts {given}: {item!r} is no part; expected two or more different names, each with its share "
+                "between 0 and 1, as train=0.8,dev=0.1,test=0.1"
+            )
+        found[name] = number
+    if abs(sum(found.values()) - 1) > 1e-6:
+        raise ConfigError(f"--parts {given}: the shares add up to {sum(found.values()):g}, expected 1")
+    return found
 
 
 def _one_of(option: str, given: str, known: tuple[C, ...]) -> C:

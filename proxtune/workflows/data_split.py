@@ -1,0 +1,111 @@
+"""`proxtune data split`: a file in parts that share no prompt and no group."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from proxtune.data.bundled import resolve
+from proxtune.data.files import rows
+from proxtune.data.formats import Format
+from proxtune.data.lines import Encoding
+from proxtune.data.records import Labelled, Record, prompt_key
+from proxtune.data.sift import Sieve
+from proxtune.data.split import assign
+from proxtune.errors import DataError
+
+LABELS = 12  # shown in the table
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the file, and what decides where it goes."""
+
+    row: Mapping[str, Any]
+    group: str
+    label: str
+
+
+def split_file(
+    path: Path,
+    out: Path,
+    shares: Mapping[str, float],
+    console: Console,
+    *,
+    group: str | None = None,
+    stratify: bool = True,
+    seed: int = 1,
+    format: Format | Literal["auto"] = "auto",  # noqa: A002 (the user's word for it)
+    encoding: Encoding = "auto",
+) -> None:
+    """Write `out`/PART.jsonl for every part, and print what is in each.
+
+    Rows of one prompt (or text) stay in one part, or with `group` those that have the same value under that key; where
+    rows have labels, each part gets its share of every label, unless `stratify` is False.
+
+    Raises:
+        DataError: a row is malformed or has no key `group`, a part would be empty, or its file is there already.
+    """
+    files = {part: out / f"{part}.jsonl" for part in shares}
+    for file in files.values():
+        if file.exists():
+            raise DataError(f"{file}: is there already; expected a new folder for the parts")
+    found, empty = _read(resolve(path), group, format, encoding)
+    labels = [row.label if stratify else "" for row in found]
+    parts = assign([row.group for row in found], labels, shares, seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    for part, file in files.items():
+        mine = [row.row for row, where in zip(found, parts, strict=True) if where == part]
+        text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in mine)
+        partial = file.with_name(f".{file.name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(file)
+    console.print(_table(found, parts, files))
+    if empty:
+        console.print(f"left out: {empty:,} rows with nothing to learn", highlight=False)
+
+
+def _read(path: Path, group: str | None, kind: Format | Literal["auto"], encoding: Encoding) -> tuple[list[Row], int]:
+    sieve, found, empty = Sieve(path, format=kind, duplicates="keep"), list[Row](), 0
+    for line, row in rows(path, hashlib.sha256(), encoding):
+        sifted = sieve.sift(line, row)
+        if sifted.record is None or sifted.row is None:
+            if sifted.fate == "rejected":
+                raise DataError(
+                    f"{sifted.where}: {sifted.reason}; leave such rows out first with "
+                    f"proxtune data check {path.name} --fix clean.jsonl"
+                )
+            empty += 1
+            continue
+        if group is not None and group not in sifted.row:
+            keys = ", ".join(map(repr, sifted.row))
+            raise DataError(f"{sifted.where}: no key {group!r} to group by; found {keys}")
+        together = prompt_key(sifted.record) if group is None else repr(sifted.row[group])
+        found.append(Row(sifted.row, together, _label(sifted.record)))
+    if not found:
+        raise DataError(f"{path}: no usable row to split")
+    return found, empty
+
+
+def _label(record: Record) -> str:
+    return str(record.label) if isinstance(record, Labelled) else ""
+
+
+def _table(found: list[Row], parts: list[str], files: Mapping[str, Path]) -> Table:
+    counts = {part: Counter[str]() for part in files}
+    for row, where in zip(found, parts, strict=True):
+        counts[where][row.label] += 1
+    most = [label for label, _ in Counter(row.label for row in found).most_common(LABELS) if label]
+    table = Table("part", "rows", "groups", *most, "file")
+    for part, file in files.items():
+        rows_of = counts[part].total()
+        groups = len({row.group for row, where in zip(found, parts, strict=True) if where == part})
+        shares = [f"{counts[part][label] / rows_of:.1%}" for label in most]
+        table.add_row(part, f"{rows_of:,}", f"{groups:,}", *shares, str(file))
+    return table
