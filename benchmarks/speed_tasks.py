@@ -87,7 +87,7 @@ def ppo_135m() -> Task:
     claim = (
         "PPO on SmolLM2-135M, all weights, separate critic and reference, 4 epochs, 8 responses of at most 32 tokens"
     )
-    return _ppo(claim, _work_135m("even"), FULL | {"microbatch_size": 4}, 2.5, 0.85)
+    return _ppo(claim, _work_135m("even"), FULL | {"microbatch_size": None}, 2.5, 0.85)
 
 
 def ppo_default() -> Task:

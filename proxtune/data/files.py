@@ -1,7 +1,8 @@
 """A file's bytes as rows: each with the number of the physical line it begins on.
 
 .jsonl is one object a line, .json an array of objects, .csv and .tsv a header and rows, .txt one text a line, .parquet
-a table whose rows count as lines. Blank lines are not rows, except in .txt, where they are empty texts.
+a table whose rows count as lines. Blank lines are not rows, except in .txt, where they are empty texts. .conll and .bio
+are one token a line, its tag in the last column, and a blank line after each sentence.
 """
 
 import csv
@@ -233,6 +234,30 @@ def _text_row(text: str) -> Row | MalformedRowError:
     return MalformedRowError(f"a carriage return at column {text.index(chr(13)) + 1}; expected line ends LF or CRLF")
 
 
+def _columns(source: _Source) -> Iterator[NumberedRow]:
+    """Sentences of token lines: the first column is the token, the last its tag, those between are not read.
+
+    Columns are parted by tabs where the line has one, else by spaces. Lines of -DOCSTART- only part sentences.
+    """
+    begin, cells, wrong = 0, list[list[str]](), None
+    for number, line in (*source.lines(), (0, "")):
+        if isinstance(line, MalformedRowError):
+            begin, wrong = begin or number, wrong or line
+            continue
+        if not line.isspace() and line and not line.startswith("-DOCSTART-"):
+            begin = begin or number
+            cells.append(line.rstrip("\r\n").split("\t") if "\t" in line else line.split())
+            if len(cells[-1]) < 2 or len(cells[-1]) != len(cells[0]):
+                wrong = wrong or MalformedRowError(
+                    f"line {number} has {len(cells[-1])} columns, expected "
+                    f"{len(cells[0]) if len(cells[0]) > 1 else 'two or more'}: a token, and last its tag"
+                )
+        elif begin:
+            row = {"tokens": [cell[0] for cell in cells], "tags": [cell[-1] for cell in cells]}
+            yield begin, wrong or row
+            begin, cells, wrong = 0, [], None
+
+
 def _parquet(source: _Source) -> Iterator[NumberedRow]:
     return parquet_rows(source.path, source.file, source.file_hash)
 
@@ -244,4 +269,6 @@ READERS: dict[str, Callable[[_Source], Iterator[NumberedRow]]] = {
     ".tsv": partial(_table, delimiter="\t"),
     ".txt": _text,
     ".parquet": _parquet,
+    ".conll": _columns,
+    ".bio": _columns,
 }

@@ -8,13 +8,14 @@
 | messages/prompt   | messages (or conversations), the last turn not the assistant's    | Prompt     |
 | alpaca            | instruction, output, and perhaps input                            | Completion |
 | prompt/completion | prompt with completion or response; or question and answer        | Completion |
+| tokens/tags       | tokens, tags                                                      | Tagged     |
 | prompt            | prompt                                                            | Prompt     |
 | text/label        | text, label                                                       | Labelled   |
 | text              | text                                                              | Text       |
 
 The first line of the table that fits a row decides. Keys that a format does not name become the record's `columns`.
-A message is {"role", "content"} or {"from", "value"}. Scores are a number or a list of numbers, in a table's cell as
-JSON.
+A message is {"role", "content"} or {"from", "value"}. Scores are a number or a list of numbers, tokens and tags
+lists of strings; in a table's cell they are JSON.
 """
 
 import json
@@ -24,7 +25,19 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
-from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, PromptLike, Rated, Record, Text
+from proxtune.data.records import (
+    Completion,
+    Labelled,
+    Message,
+    Preference,
+    Prompt,
+    PromptLike,
+    Rated,
+    Record,
+    Tagged,
+    Text,
+)
+from proxtune.data.tags import TAG
 
 Format = Literal[
     "chosen/rejected",
@@ -33,6 +46,7 @@ Format = Literal[
     "messages/prompt",
     "alpaca",
     "prompt/completion",
+    "tokens/tags",
     "prompt",
     "text/label",
     "text",
@@ -86,6 +100,8 @@ def _unrated(row: Row) -> Format:
         return "alpaca"
     if any(keys >= set(pair) for pair in PAIRS):
         return "prompt/completion"
+    if keys >= {"tokens", "tags"}:
+        return "tokens/tags"
     if "prompt" in keys:
         return "prompt"
     if "text" in keys:
@@ -114,6 +130,8 @@ def parse(row: Row, kind: Format, where: str, *, chat: bool = False) -> Record:
             question, answer = next((pair for pair in PAIRS if row.keys() >= set(pair)), PAIRS[0])
             prompt = _prompt(row, question, chat)
             return Completion(prompt, _answer(row, answer), where, _others(row, question, answer))
+        case "tokens/tags":
+            return _tagged(row, where)
         case "prompt":
             return Prompt(_prompt(row, "prompt", chat), where, _others(row, "prompt"))
         case "text/label":
@@ -161,6 +179,32 @@ def _label(row: Row) -> str | int | float:
     if isinstance(value, float) and math.isfinite(value):
         return value
     raise MalformedRowError(f"label: got {_kind(value)}, expected a name or a finite number")
+
+
+def _tagged(row: Row, where: str) -> Tagged:
+    tokens, tags = _strings(row, "tokens"), _strings(row, "tags")
+    if len(tokens) != len(tags):
+        raise MalformedRowError(f"tags: got {len(tags)} for {len(tokens)} tokens, expected one each")
+    for number, (token, tag) in enumerate(zip(tokens, tags, strict=True), start=1):
+        if not TAG.fullmatch(tag):
+            raise MalformedRowError(
+                f"tags: got {tag!r} at token {number} ({token!r}), expected O, or B- or I- (E-, S-, L-, U-) "
+                "and a type, as B-PER"
+            )
+    return Tagged(tokens, tags, where, _others(row, "tokens", "tags"))
+
+
+def _strings(row: Row, key: str) -> tuple[str, ...]:
+    value = _value(row, key)
+    if isinstance(value, str):  # a cell of a table
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise MalformedRowError(f"{key}: got {_kind(value)}, expected a list of strings") from None
+    odd = next((x for x in value if not isinstance(x, str)), None) if isinstance(value, list) else value
+    if odd is not None:
+        raise MalformedRowError(f"{key}: got {_kind(odd)}, expected a list of strings")
+    return tuple(value)
 
 
 def _rated(row: Row, where: str, chat: bool) -> Rated:

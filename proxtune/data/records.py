@@ -82,7 +82,22 @@ class Rated:
         return fmean(self.scores)
 
 
-Record: TypeAlias = Text | Prompt | Completion | Preference | Labelled | Rated
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A sentence as tokens, each with its tag; tags.py says what tags are."""
+
+    tokens: tuple[str, ...]
+    tags: tuple[str, ...]
+    where: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The tokens, a space between each two."""
+        return " ".join(self.tokens)
+
+
+Record: TypeAlias = Text | Prompt | Completion | Preference | Labelled | Rated | Tagged
 
 
 def emptiness(record: Record) -> str | None:
@@ -94,6 +109,8 @@ def emptiness(record: Record) -> str | None:
             return None if not isinstance(prompt, str) or prompt.strip() else "empty prompt"
         case Completion(_, completion) | Rated(_, completion):
             return None if completion.strip() else "empty completion"
+        case Tagged(tokens):
+            return None if tokens else "no token"
         case Preference(_, chosen, rejected):
             if chosen == rejected:
                 return "chosen == rejected"
@@ -105,6 +122,8 @@ def prompt_key(record: Record) -> str:
     match record:
         case Text(text) | Labelled(text):
             return repr(text)
+        case Tagged():
+            return repr(record.text)
         case Prompt(prompt):
             return repr(prompt)
         case Completion(prompt, text) | Preference(prompt, text) | Rated(prompt, text):

@@ -8,7 +8,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, PromptLike, Rated, Record, Text
+from proxtune.data.records import (
+    Completion,
+    Labelled,
+    Message,
+    Preference,
+    Prompt,
+    PromptLike,
+    Rated,
+    Record,
+    Tagged,
+    Text,
+)
 from proxtune.data.sources import TooLong
 from proxtune.data.tokenizer import Tokenizer, render, start_ids, stop_ids
 from proxtune.errors import DataError
@@ -251,6 +262,8 @@ def token_counts(tokenizer: Tokenizer, record: Record, *, stops: Sequence[int] =
             prompt_ids, chosen_ids = encode_completion(tokenizer, prompt, chosen, stops=stops)
             rejected_ids = encode_completion(tokenizer, prompt, rejected, stops=stops)[1]
             return len(prompt_ids), max(len(chosen_ids), len(rejected_ids))
+        case Tagged():
+            prompt_ids, response_ids = encode_text(tokenizer, record.text, stops=stops)
         case Completion(prompt, completion) | Rated(prompt, completion):
             prompt_ids, response_ids = encode_completion(tokenizer, prompt, completion, stops=stops)
         case Text(text) | Labelled(text):

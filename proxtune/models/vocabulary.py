@@ -64,10 +64,8 @@ class _TokenLogprobs(torch.autograd.Function):
         logprobs, entropies, slopes, bends = [], [], [], []
         for states, ids in _parts(head, hidden, chosen):
             logits, bent = head.logits(states)
-            picked, top = logits.gather(-1, ids[:, None]), logits.amax(-1, keepdim=True)
-            logits -= top
-            p = logits.exp() if entropy else logits.exp_()
-            total = p.sum(-1, keepdim=True)
+            picked = logits.gather(-1, ids[:, None])
+            p, top, total = _exponentials(logits, keep=entropy)
             logprobs.append((picked - top - total.log())[:, 0])
             if keeps:
                 slope = _chosen_slope(head, ids, bent) - _through(head, p, bent) / total
@@ -100,10 +98,13 @@ class _TokenLogprobs(torch.autograd.Function):
         for states, ids in _parts(head, hidden, chosen):
             part = slice(begin, begin := begin + len(ids))
             logits, bent = head.logits(states)
-            logits -= logits.logsumexp(-1, keepdim=True)
-            p = logits.exp()
-            slope = of_entropy[part, None] * _entropy_slope(p, logits, _entropy(p, logits)) if ctx.entropy else 0
-            slope = slope + of_logprobs[part, None] * _logprob_slope(p, ids)
+            p, _, total = _exponentials(logits, keep=ctx.entropy)
+            p /= total
+            bend: Tensor | float = 0.0
+            if ctx.entropy:
+                logits -= total.log()
+                bend = of_entropy[part, None] * _entropy_slope(p, logits, _entropy(p, logits))
+            slope = _logprob_slope(p, ids).mul_(of_logprobs[part, None]).add_(bend)
             raw = (slope if bent is None else slope * bent).div_(head.temperature).to(states.dtype)
             of_hidden.append(raw @ head.weight)
             grads[0].addmm_(raw.T, states)  # type: ignore[union-attr]
@@ -115,6 +116,14 @@ class _TokenLogprobs(torch.autograd.Function):
 def _parts(head: Head, hidden: Tensor, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     size = max(64, LOGITS_AT_ONCE // len(head.weight))
     return zip(hidden.split(size), chosen.split(size), strict=True)
+
+
+def _exponentials(logits: Tensor, *, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """(exp(logits − top), top, their sum), in place of the logits unless these are kept, less top."""
+    top = logits.amax(-1, keepdim=True)
+    logits -= top
+    p = logits.exp() if keep else logits.exp_()
+    return p, top, p.sum(-1, keepdim=True)
 
 
 def _logprob_slope(p: Tensor, ids: Tensor) -> Tensor:

@@ -97,7 +97,9 @@ def _tables(checked: Checked) -> Iterator[Table]:
     if checked.characters:
         yield _length_table(checked.characters | ({"tokens": checked.tokens} if checked.tokens else {}))
     if checked.labels:
-        yield _label_table(checked.labels, "rating" if checked.format == "rated" else "label")
+        yield _label_table(
+            checked.labels, {"rated": "rating", "tokens/tags": "entity"}.get(checked.format or "", "label")
+        )
 
 
 def _numbers(places: Places) -> str:
@@ -117,7 +119,8 @@ def _length_table(lengths: dict[str, Counter[int]]) -> Table:
 
 
 def _label_table(labels: Counter[str], name: str) -> Table:
-    table = Table(name, "rows", "share", title=f"{name.title()}s", title_justify="left")
+    title = "Entities" if name == "entity" else f"{name.title()}s"
+    table = Table(name, "number" if name == "entity" else "rows", "share", title=title, title_justify="left")
     total = labels.total()
     for label, count in labels.most_common(LABELS):
         table.add_row(escape(label[:60]), f"{count:,}", f"{count / total:.1%}")
@@ -130,6 +133,10 @@ def _label_table(labels: Counter[str], name: str) -> Table:
 def _lines(checked: Checked, model: str | None, eval_path: Path | None) -> Iterator[str]:
     if checked.rejected.count:
         yield from _listed("rejected", checked.rejected)
+    if checked.mistagged.count:
+        yield from _listed("tags that go on with no entity", checked.mistagged, "; they are read as its beginning")
+    elif checked.orphans.count:
+        yield "tags are IOB1: I- begins an entity"
     if checked.again.count:
         where = f"lines {_numbers(checked.again)}" if checked.prompts > 1 else "all rows have one"
         yield f"prompt of an earlier row, with another answer: {checked.again.count:,} ({where})"

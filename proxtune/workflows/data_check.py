@@ -13,9 +13,21 @@ from proxtune.data.bundled import resolve
 from proxtune.data.files import rows
 from proxtune.data.formats import Format
 from proxtune.data.lines import Encoding, Hash, codec_of
-from proxtune.data.records import Completion, Labelled, Preference, Prompt, PromptLike, Rated, Record, Text, prompt_key
+from proxtune.data.records import (
+    Completion,
+    Labelled,
+    Preference,
+    Prompt,
+    PromptLike,
+    Rated,
+    Record,
+    Tagged,
+    Text,
+    prompt_key,
+)
 from proxtune.data.sift import Digests, Fate, Known, Sieve, Sifted, digest_of
 from proxtune.data.sources import SHOWN, Tally
+from proxtune.data.tags import entities, orphans
 from proxtune.errors import DataError
 
 DIFFERENT = 1000  # labels that are told apart
@@ -59,7 +71,9 @@ class Checked:
     too_long: Places = field(default_factory=Places)
     no_room: int = 0  # of the ones too long, those whose prompt alone fills `max_length`
     unencoded: Places = field(default_factory=Places)
-    labels: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)  # of tagged sentences: types of entities
+    begins: int = 0  # entities that begin with B- after none of their type
+    orphans: Places = field(default_factory=Places)  # I- that goes on with nothing
 
     @property
     def read(self) -> int:
@@ -69,7 +83,13 @@ class Checked:
     @property
     def sound(self) -> bool:
         """Whether every row can be used, and none stands in the held-out data."""
-        return not (self.rejected.count or self.leaked.count or self.unencoded.count) and self.fates["kept"] > 0
+        wrong = self.rejected.count + self.leaked.count + self.unencoded.count + self.mistagged.count
+        return not wrong and self.fates["kept"] > 0
+
+    @property
+    def mistagged(self) -> Places:
+        """Tags that break the rules of BIO; none where the file keeps those of IOB1, in which I- begins entities."""
+        return self.orphans if self.begins else Places()
 
 
 def check(
@@ -160,11 +180,13 @@ def _kind_of(reason: str) -> str:
 def _measure(checked: Checked, record: Record, count_tokens: CountTokens | None, *, new_prompt: bool) -> None:
     for part, length in _characters(record).items():
         checked.characters[part][length] += 1
-    if not new_prompt and not isinstance(record, Text | Labelled | Prompt):
+    if not new_prompt and not isinstance(record, Text | Labelled | Prompt | Tagged):
         checked.again.add(record.where)
-    label = _label(record)
-    if label is not None and (label in checked.labels or len(checked.labels) < DIFFERENT):
-        checked.labels[label] += 1
+    for label in _labels(record):
+        if label in checked.labels or len(checked.labels) < DIFFERENT:
+            checked.labels[label] += 1
+    if isinstance(record, Tagged):
+        _check_tags(checked, record)
     if count_tokens is not None:
         _measure_tokens(checked, record, count_tokens)
 
@@ -181,10 +203,22 @@ def _measure_tokens(checked: Checked, record: Record, count_tokens: CountTokens)
         checked.no_room += response > 0 and prompt >= checked.max_length
 
 
+def _check_tags(checked: Checked, record: Tagged) -> None:
+    before = "O"
+    for tag in record.tags:
+        checked.begins += tag.startswith("B-") and before.partition("-")[2] != tag.partition("-")[2]
+        before = tag
+    for i in orphans(record.tags):
+        token = f"{record.tags[i]} of token {i + 1} ({record.tokens[i]!r})"
+        checked.orphans.add(f"{record.where}: {token} follows no entity of its type")
+
+
 def _characters(record: Record) -> dict[str, int]:
     match record:
         case Text(text) | Labelled(text):
             return {"text": len(text)}
+        case Tagged():
+            return {"text": len(record.text)}
         case Prompt(prompt):
             return {"prompt": _length(prompt)}
         case Completion(prompt, completion) | Rated(prompt, completion):
@@ -197,13 +231,15 @@ def _length(prompt: PromptLike) -> int:
     return len(prompt) if isinstance(prompt, str) else sum(len(turn.content) for turn in prompt)
 
 
-def _label(record: Record) -> str | None:
+def _labels(record: Record) -> list[str]:
     match record:
         case Labelled(_, label):
-            return str(label)
+            return [str(label)]
         case Rated():
-            return f"{record.rating:.4g}"
-    return None
+            return [f"{record.rating:.4g}"]
+        case Tagged(_, tags):
+            return [entity.type for entity in entities(tags)]
+    return []
 
 
 def rejects_path(fix: Path) -> Path:

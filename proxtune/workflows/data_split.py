@@ -15,9 +15,10 @@ from proxtune.data.bundled import resolve
 from proxtune.data.files import rows
 from proxtune.data.formats import Format
 from proxtune.data.lines import Encoding
-from proxtune.data.records import Labelled, Record, prompt_key
+from proxtune.data.records import Labelled, Record, Tagged, prompt_key
 from proxtune.data.sift import Sieve
 from proxtune.data.split import assign
+from proxtune.data.tags import entities
 from proxtune.errors import DataError
 
 LABELS = 12  # shown in the table
@@ -94,7 +95,12 @@ def _read(path: Path, group: str | None, kind: Format | Literal["auto"], encodin
 
 
 def _label(record: Record) -> str:
-    return str(record.label) if isinstance(record, Labelled) else ""
+    match record:
+        case Labelled(_, label):
+            return str(label)
+        case Tagged(_, tags):
+            return " ".join(sorted({entity.type for entity in entities(tags)})) or "no entity"
+    return ""
 
 
 def _table(found: list[Row], parts: list[str], files: Mapping[str, Path]) -> Table:
