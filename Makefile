@@ -52,7 +52,7 @@ fix: .venv ## format, and mend what ruff can mend
 bench: .venv ## measure speed against peers and the machine, on an idle machine (hours)
 	$(BIN)/python -m benchmarks.speed all
 	$(BIN)/python -m benchmarks.speed level
-	for what in step growth quantised overlap compiled; do $(BIN)/python -m benchmarks.limit $$what || exit 1; done
+	for what in step growth quantised overlap compiled profiles; do $(BIN)/python -m benchmarks.limit $$what || exit 1; done
 
 results: .venv ## list the records that are older than what they measure
 	$(BIN)/python -m tools.records stale

@@ -4,6 +4,7 @@ python -m benchmarks.limit step         operations on paper over time, against t
 python -m benchmarks.limit growth       time of a step against batch, response length and model size, with a plot
 python -m benchmarks.limit quantised    sampling from int8 weights: what it saves, and what its correction costs
 python -m benchmarks.limit overlap      sampling and updating at the same time, against one after the other
+python -m benchmarks.limit profiles     what our side of each speed benchmark spends its time on
 python -m benchmarks.limit compiled     the blocks by torch.compile: what they save, and how long they compile first
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import profiler
 from transformers.modeling_utils import AttentionInterface
 
 from benchmarks import speed_ours, speed_tasks
@@ -36,6 +38,8 @@ from proxtune.rollouts import engine
 from proxtune.rollouts.collect import collect
 from proxtune.rollouts.engine import sample
 from proxtune.rollouts.sampling import SamplingConfig
+from proxtune.training.metrics import PHASE
+from proxtune.workflows import profile as where_time_goes
 
 RECORDS = Path(__file__).parents[1] / "results" / "speed"
 PROMPTS = ["The plot of this picture", "I went to the cinema because", "My review of it:", "The actors in this film"]
@@ -286,6 +290,38 @@ def compiled() -> None:
     _record("left_out_compile", claim, gains, "times faster", 1.5, raw, "compiled", bound)
 
 
+def profiles() -> None:
+    """A record for each speed benchmark: how much faster our side were if all but its matrix products took no time."""
+    for name, task in speed_tasks.TASKS.items():
+        settings = task().ours.settings
+        work = speed_ours.WORKERS[settings["worker"]](settings)
+        work()
+        cpu = [profiler.ProfilerActivity.CPU]
+        with profiler.profile(activities=cpu) as found, profiler.record_function(f"{PHASE}step"):
+            took = _timed(work)[0]
+        phases = where_time_goes.seconds(found.events(), took)
+        whole = sum(sum(kinds.values()) for kinds in phases.values())
+        shares = {kind: sum(phase[kind] for phase in phases.values()) / whole for kind in where_time_goes.COLUMNS}
+        print(name, {kind: f"{share:.0%}" for kind, share in shares.items()}, flush=True)
+        products = shares["matrix products"]
+        write_record(
+            RECORDS / f"{name}_bound.json",
+            claim=f"our side of {name}: its time over that of its matrix products alone, "
+            + ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items()),
+            value=1 / products,
+            unit="times",
+            interval=None,
+            goal="known",
+            holds=True,
+            against=None,
+            seeds=[0],
+            command="python -m benchmarks.limit profiles",
+            measures=MEASURES,
+            raw=dict(shares),
+        )
+        del work
+
+
 @contextmanager
 def _unpacked() -> Any:
     """Let the sampler use its weights as they are: the compiler knows no packed products."""
@@ -328,7 +364,7 @@ def _record(
     print(f"{name}: {value:.3g} {unit}, goal {goal}")
 
 
-WORK = {"step": step, "growth": growth, "quantised": quantised, "overlap": overlap, "compiled": compiled}
+WORK = {work.__name__: work for work in (step, growth, quantised, overlap, compiled, profiles)}
 
 
 def main() -> None:
