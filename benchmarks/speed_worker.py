@@ -14,7 +14,15 @@ from proxtune.evaluation.record import write_record
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "speed"
-BOUNDS: dict[str, str] = {}  # record -> what stands in the way of its goal, as a profile found it
+# record -> what stands in the way of its goal, as `benchmarks.limit profiles` and trials found it
+BOUNDS = {
+    "ppo_small_speed": "with all but its matrix products free it would be 2.1 times faster; the peer's padding gives the rest",
+    "ppo_135m_speed": "with all but its matrix products free it would be 1.6 times faster: the peer makes nearly the same",
+    "ppo_135m_memory": "weights of three models, gradients and moments of two: the same 4.5 GiB on both sides",
+    "sampling_speed": "a third of a pass is small operations and Python, whatever the rows; its last passes have few rows",
+    "reward_model_speed": "two thirds of it are the matrix products that the peer makes too; there is little padding to save",
+    "llama_cpp_1_speed": "half of a pass is small operations and Python, which llama.cpp has in few kernels",
+}
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 

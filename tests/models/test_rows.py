@@ -37,6 +37,26 @@ def test_packed_rows_are_what_each_is_alone(family: str) -> None:
 
 
 @each_family
+def test_gradients_are_the_sum_of_those_of_each_row_alone(family: str) -> None:
+    model = tiny_model(family=family)
+    weights = list(model.module.base_model.requires_grad_(True).parameters())
+    groups = [list(range(5, 5 + length)) for length in (6, 2, 5, 3)]  # of like lengths: 6 and 5, 3 and 2
+    packed = model.run(flat(groups), Rows([len(row) for row in groups])).pow(3).sum()
+    single = sum(alone(model, row).pow(3).sum() for row in groups)
+    pairs = zip(*(torch.autograd.grad(loss, weights, allow_unused=True) for loss in (packed, single)), strict=True)
+    for ours, theirs in pairs:
+        if theirs is not None:
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_pads_rows_of_like_lengths_together() -> None:
+    groups, slots = Rows([6, 2, 5, 3]).groups
+    assert groups == [(2, 6), (2, 3)]
+    assert slots is not None
+    assert slots.tolist() == [0, 1, 2, 3, 4, 5, 15, 16, 6, 7, 8, 9, 10, 12, 13, 14]
+
+
+@each_family
 @torch.no_grad()
 def test_rows_that_go_on_and_rows_that_begin_share_a_pass(family: str) -> None:
     model = tiny_model(family=family)
