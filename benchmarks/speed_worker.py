@@ -16,11 +16,11 @@ ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "speed"
 # record -> what stands in the way of its goal, as `benchmarks.limit profiles` and trials found it
 BOUNDS = {
-    "ppo_small_speed": "with all but its matrix products free it would be 2.1 times faster; the peer's padding gives the rest",
-    "ppo_135m_speed": "with all but its matrix products free it would be 1.6 times faster: the peer makes nearly the same",
-    "ppo_135m_memory": "weights of three models, gradients and moments of two: the same 4.5 GiB on both sides",
-    "sampling_speed": "a third of a pass is small operations and Python, whatever the rows; its last passes have few rows",
-    "reward_model_speed": "two thirds of it are the matrix products that the peer makes too; there is little padding to save",
+    "ppo_small_speed": "half of its time is no matrix product, and such operations are no faster here than the peer's",
+    "ppo_135m_speed": "its matrix products, 62% of its time, are nearly those that the peer makes too",
+    "ppo_135m_memory": "weights of three models, gradients and moments of two: 4.5 GiB on both sides",
+    "sampling_speed": "40% of a pass is small operations and Python, whatever its rows; the last passes have few rows",
+    "reward_model_speed": "its matrix products, 65% of its time, are those that the peer makes too: little is padding",
     "llama_cpp_1_speed": "half of a pass is small operations and Python, which llama.cpp has in few kernels",
 }
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
