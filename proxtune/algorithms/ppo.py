@@ -287,11 +287,9 @@ class PPO:
     ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """A micro-batch's weighted losses, over the `count` tokens and `rows` responses of its minibatch.
 
-        One loss where policy and critic share a trunk; else one after the other, so that their activations are never
-        held at once.
+        One where policy and critic share a trunk, else one after the other: their activations are never held at once.
         """
-        cfg, warming = self.config, self.steps < self.critic.warmup_steps
-        shared = self.critic.trunk is None
+        cfg, warming, shared = self.config, self.steps < self.critic.warmup_steps, self.critic.trunk is None
         now = score(
             self.policy,
             batch.tokens,
@@ -304,7 +302,7 @@ class PPO:
         if check:
             self.assert_equal("the sampler and the trainer", now.logprobs, batch.old_logprobs, batch.mask)
         if cfg.loss == "clip":
-            policy_loss, policy = clipped_policy_loss(
+            loss, stats = clipped_policy_loss(
                 now.logprobs,
                 batch.old_logprobs,
                 batch.advantages,
@@ -315,22 +313,20 @@ class PPO:
                 count=count if cfg.aggregate == "token" else rows,
             )
         else:
-            policy_loss, policy = kl_penalty_loss(
+            loss, stats = kl_penalty_loss(
                 now.logprobs, batch.old_logprobs, batch.advantages, batch.mask, coef=self.penalty_coef, count=count
             )
-        policy_part, policy_stats = policy_loss, {"policy/loss": policy_loss.detach()} | prefixed("policy", policy)
+        stats = {"policy/loss": loss.detach()} | prefixed("policy", stats)
         if now.entropy is not None:
-            policy_part = policy_part - cfg.entropy_coef * masked_mean(now.entropy, batch.mask, count=count)
-        if warming:
-            policy_part = policy_part.detach()
+            loss = loss - cfg.entropy_coef * masked_mean(now.entropy, batch.mask, count=count)
+        loss = loss.detach() if warming else loss
         if now.values is not None:
-            value_part, value_stats = self.value_loss(now.values, batch, count=count)
-            yield policy_part + value_part, policy_stats | value_stats
-            return
-        yield policy_part, policy_stats
-        del now, policy_loss, policy_part
-        values = self.critic.values(batch.tokens, self.below_for(self.critic.trunk, batch.below))
-        yield self.value_loss(values, batch, count=count)
+            value_loss, value_stats = self.value_loss(now.values, batch, count=count)
+            yield loss + value_loss, stats | value_stats
+        else:
+            yield loss, stats
+            values = self.critic.values(batch.tokens, self.below_for(self.critic.trunk, batch.below))
+            yield self.value_loss(values, batch, count=count)
 
     def value_loss(self, values: Tensor, batch: Experience, *, count: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's weighted loss, and its figures."""
