@@ -97,5 +97,6 @@ def race(goal: float, limit: float, rates: Sequence[float], *, record: bool, bou
         against="TRL 1.12.0",
         seeds=[0],
         measures=[*level(best).measures, "benchmarks/speed_level.py"],
-        command=f"python -m benchmarks.speed level --level {goal:g} --limit {limit:g}",
+        command=f"python -m benchmarks.speed level --level {goal:g} --limit {limit:g} "
+        f"--rates {' '.join(f'{rate:g}' for rate in rates)}",
     )
