@@ -75,7 +75,7 @@ def race(goal: float, limit: float, rates: Sequence[float], *, record: bool, bou
     how = (
         f"at its best learning rate, {best:g}"
         if reached
-        else f"which was not there in {limit:g} s at any learning rate"
+        else f"which was not there in {limit:g} s at {' or '.join(f'{rate:g}' for rate in rates)}"
     )
     print(f"ours {ours.seconds:.0f} s; the peer {seconds:.0f} s, {how}")
     if not record:

@@ -14,14 +14,14 @@ from proxtune.evaluation.record import write_record
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "speed"
-# record -> what stands in the way of its goal, as `benchmarks.limit profiles` and trials found it
+# record -> what stands in the way of its goal; the shares are those of the records NAME_bound
 BOUNDS = {
-    "ppo_small_speed": "half of its time is no matrix product, and such operations are no faster here than the peer's",
-    "ppo_135m_speed": "its matrix products, 62% of its time, are nearly those that the peer makes too",
+    "ppo_small_speed": "what is no matrix product (ppo_small_bound), and is no faster here than in the peer",
+    "ppo_135m_speed": "its matrix products (ppo_135m_bound) are nearly those that the peer makes too",
     "ppo_135m_memory": "weights of three models, gradients and moments of two: 4.5 GiB on both sides",
-    "sampling_speed": "40% of a pass is small operations and Python, whatever its rows; the last passes have few rows",
-    "reward_model_speed": "its matrix products, 65% of its time, are those that the peer makes too: little is padding",
-    "llama_cpp_1_speed": "half of a pass is small operations and Python, which llama.cpp has in few kernels",
+    "sampling_speed": "small operations and Python between them (sampling_bound), whatever the rows of a pass",
+    "reward_model_speed": "its matrix products (reward_model_bound) are the peer's too: little is padding",
+    "llama_cpp_1_speed": "small operations and Python between them (llama_cpp_1_bound)",
 }
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
 

@@ -268,13 +268,12 @@ class PPO:
         sums = Tally()
         replays = self.store is not None and self.store.replay  # another policy's answers
         for rows in torch.arange(len(minibatch.mask)).split(self.config.microbatch_size or len(minibatch.mask)):
-            losses = self.losses(
+            for loss, stats in self.losses(
                 minibatch[rows],
                 count=minibatch.mask.sum(),
                 rows=len(minibatch.mask),
                 check=number == 0 and not replays,
-            )
-            for loss, stats in losses:
+            ):
                 if loss.requires_grad:
                     loss.backward()
                 sums.add(stats)
@@ -325,6 +324,7 @@ class PPO:
             yield loss + value_loss, stats | value_stats
         else:
             yield loss, stats
+            del now  # in a warm-up nothing else lets go of the policy's activations
             values = self.critic.values(batch.tokens, self.below_for(self.critic.trunk, batch.below))
             yield self.value_loss(values, batch, count=count)
 

@@ -1,7 +1,7 @@
 """`proxtune data check`, `preview`, `split`: what looks at data files, and parts them."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -38,8 +38,6 @@ def check(
     ] = None,
 ) -> None:
     """Read a file, count every row, and say what is wrong where. Exits with 1 if a row is malformed or leaked."""
-    from proxtune.data.formats import FORMATS
-    from proxtune.data.lines import ENCODINGS
     from proxtune.workflows.data import check_file
 
     if max_length is not None and model is None:
@@ -50,8 +48,7 @@ def check(
         eval_path=eval_file,
         model=model,
         max_length=max_length,
-        format=_one_of("--format", format_, ("auto", *FORMATS)),
-        encoding=_one_of("--encoding", encoding, ENCODINGS),
+        **_reading(format_, encoding),
         chat=chat,
         fix=fix,
     )
@@ -75,8 +72,6 @@ def preview(
     html: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="Write the rows to a page as well.")] = None,
 ) -> None:
     """Show the first rows token by token: what is given, what is trained, and whether the stop token is."""
-    from proxtune.data.formats import FORMATS
-    from proxtune.data.lines import ENCODINGS
     from proxtune.workflows.preview import preview as show
 
     show(
@@ -84,8 +79,7 @@ def preview(
         console,
         model=model,
         count=rows,
-        format=_one_of("--format", format_, ("auto", *FORMATS)),
-        encoding=_one_of("--encoding", encoding, ENCODINGS),
+        **_reading(format_, encoding),
         chat=chat,
         max_length=max_length,
         ids=tokens,
@@ -112,8 +106,6 @@ def split(
     encoding: Annotated[str, typer.Option(help="As data.encoding.")] = "auto",
 ) -> None:
     """Part a file into files that share no prompt, with the labels in the proportions of the whole."""
-    from proxtune.data.formats import FORMATS
-    from proxtune.data.lines import ENCODINGS
     from proxtune.workflows.data_split import split_file
 
     split_file(
@@ -124,8 +116,7 @@ def split(
         group=group,
         stratify=stratify,
         seed=seed,
-        format=_one_of("--format", format_, ("auto", *FORMATS)),
-        encoding=_one_of("--encoding", encoding, ENCODINGS),
+        **_reading(format_, encoding),
     )
 
 
@@ -147,6 +138,17 @@ def _shares(given: str) -> dict[str, float]:
     if abs(sum(found.values()) - 1) > 1e-6:
         raise ConfigError(f"--parts {given}: the shares add up to {sum(found.values()):g}, expected 1")
     return found
+
+
+def _reading(format_: str, encoding: str) -> dict[str, Any]:
+    """How a file is read, as the command line says it."""
+    from proxtune.data.formats import FORMATS
+    from proxtune.data.lines import ENCODINGS
+
+    return {
+        "format": _one_of("--format", format_, ("auto", *FORMATS)),
+        "encoding": _one_of("--encoding", encoding, ENCODINGS),
+    }
 
 
 def _one_of(option: str, given: str, known: tuple[C, ...]) -> C:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -240,11 +241,11 @@ def _columns(source: _Source) -> Iterator[NumberedRow]:
     Columns are parted by tabs where the line has one, else by spaces. Lines of -DOCSTART- only part sentences.
     """
     begin, cells, wrong = 0, list[list[str]](), None
-    for number, line in (*source.lines(), (0, "")):
+    for number, line in chain(source.lines(), [(0, "")]):  # the end of the file ends a sentence
         if isinstance(line, MalformedRowError):
             begin, wrong = begin or number, wrong or line
             continue
-        if not line.isspace() and line and not line.startswith("-DOCSTART-"):
+        if line.strip() and not line.startswith("-DOCSTART-"):
             begin = begin or number
             cells.append(line.rstrip("\r\n").split("\t") if "\t" in line else line.split())
             if len(cells[-1]) < 2 or len(cells[-1]) != len(cells[0]):

@@ -120,9 +120,7 @@ def emptiness(record: Record) -> str | None:
 def prompt_key(record: Record) -> str:
     """Equal for records that must stand on one side of a held-out split: the prompt, or the text if there is none."""
     match record:
-        case Text(text) | Labelled(text):
-            return repr(text)
-        case Tagged():
+        case Text() | Labelled() | Tagged():
             return repr(record.text)
         case Prompt(prompt):
             return repr(prompt)

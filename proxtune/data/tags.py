@@ -48,6 +48,15 @@ def orphans(tags: Sequence[str]) -> list[int]:
     return [i for i, (prefix, _, goes_on) in enumerate(_read(tags)) if prefix in GOES_ON and not goes_on]
 
 
+def begins(tags: Sequence[str]) -> int:
+    """How often B- begins an entity where IOB1 would have I-: after no tag of its type."""
+    before = ["O", *tags]
+    return sum(
+        tag.startswith("B-") and last.partition("-")[2] != tag.partition("-")[2]
+        for last, tag in zip(before, tags, strict=False)
+    )
+
+
 def _read(tags: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
     """(prefix, type, whether it goes on with the entity before) of each tag; ("O", "", False) outside."""
     before = ""

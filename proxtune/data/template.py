@@ -262,12 +262,10 @@ def token_counts(tokenizer: Tokenizer, record: Record, *, stops: Sequence[int] =
             prompt_ids, chosen_ids = encode_completion(tokenizer, prompt, chosen, stops=stops)
             rejected_ids = encode_completion(tokenizer, prompt, rejected, stops=stops)[1]
             return len(prompt_ids), max(len(chosen_ids), len(rejected_ids))
-        case Tagged():
-            prompt_ids, response_ids = encode_text(tokenizer, record.text, stops=stops)
         case Completion(prompt, completion) | Rated(prompt, completion):
             prompt_ids, response_ids = encode_completion(tokenizer, prompt, completion, stops=stops)
-        case Text(text) | Labelled(text):
-            prompt_ids, response_ids = encode_text(tokenizer, text, stops=stops)
+        case Text() | Labelled() | Tagged():
+            prompt_ids, response_ids = encode_text(tokenizer, record.text, stops=stops)
     return len(prompt_ids), len(response_ids)
 
 

@@ -97,9 +97,7 @@ def _tables(checked: Checked) -> Iterator[Table]:
     if checked.characters:
         yield _length_table(checked.characters | ({"tokens": checked.tokens} if checked.tokens else {}))
     if checked.labels:
-        yield _label_table(
-            checked.labels, {"rated": "rating", "tokens/tags": "entity"}.get(checked.format or "", "label")
-        )
+        yield _label_table(checked.labels, checked.format)
 
 
 def _numbers(places: Places) -> str:
@@ -118,9 +116,15 @@ def _length_table(lengths: dict[str, Counter[int]]) -> Table:
     return table
 
 
-def _label_table(labels: Counter[str], name: str) -> Table:
-    title = "Entities" if name == "entity" else f"{name.title()}s"
-    table = Table(name, "number" if name == "entity" else "rows", "share", title=title, title_justify="left")
+def _label_table(labels: Counter[str], kind: Format | None) -> Table:
+    match kind:
+        case "rated":
+            heads, title = ("rating", "rows"), "Ratings"
+        case "tokens/tags":
+            heads, title = ("entity", "number"), "Entities"
+        case _:
+            heads, title = ("label", "rows"), "Labels"
+    table = Table(*heads, "share", title=title, title_justify="left")
     total = labels.total()
     for label, count in labels.most_common(LABELS):
         table.add_row(escape(label[:60]), f"{count:,}", f"{count / total:.1%}")

@@ -27,7 +27,7 @@ from proxtune.data.records import (
 )
 from proxtune.data.sift import Digests, Fate, Known, Sieve, Sifted, digest_of
 from proxtune.data.sources import SHOWN, Tally
-from proxtune.data.tags import entities, orphans
+from proxtune.data.tags import begins, entities, orphans
 from proxtune.errors import DataError
 
 DIFFERENT = 1000  # labels that are told apart
@@ -204,10 +204,7 @@ def _measure_tokens(checked: Checked, record: Record, count_tokens: CountTokens)
 
 
 def _check_tags(checked: Checked, record: Tagged) -> None:
-    before = "O"
-    for tag in record.tags:
-        checked.begins += tag.startswith("B-") and before.partition("-")[2] != tag.partition("-")[2]
-        before = tag
+    checked.begins += begins(record.tags)
     for i in orphans(record.tags):
         token = f"{record.tags[i]} of token {i + 1} ({record.tokens[i]!r})"
         checked.orphans.add(f"{record.where}: {token} follows no entity of its type")
@@ -215,9 +212,7 @@ def _check_tags(checked: Checked, record: Tagged) -> None:
 
 def _characters(record: Record) -> dict[str, int]:
     match record:
-        case Text(text) | Labelled(text):
-            return {"text": len(text)}
-        case Tagged():
+        case Text() | Labelled() | Tagged():
             return {"text": len(record.text)}
         case Prompt(prompt):
             return {"prompt": _length(prompt)}

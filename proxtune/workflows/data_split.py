@@ -20,6 +20,7 @@ from proxtune.data.sift import Sieve
 from proxtune.data.split import assign
 from proxtune.data.tags import entities
 from proxtune.errors import DataError
+from proxtune.runs import write_atomic
 
 LABELS = 12  # shown in the table
 
@@ -64,9 +65,7 @@ def split_file(
     for part, file in files.items():
         mine = [row.row for row, where in zip(found, parts, strict=True) if where == part]
         text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in mine)
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(file)
+        write_atomic(file, text)
     console.print(_table(found, parts, files))
     if empty:
         console.print(f"left out: {empty:,} rows with nothing to learn", highlight=False)

@@ -311,9 +311,7 @@ def _model(config: RunConfig, records: Sequence[Record]) -> tuple[LanguageModel,
 
 def _text(record: Record) -> str:
     match record:
-        case Text(text) | Labelled(text):
-            return text
-        case Tagged():
+        case Text() | Labelled() | Tagged():
             return record.text
         case Completion(prompt, completion) | Rated(prompt, completion):
             return f"{_plain(prompt)} {completion}"

@@ -10,6 +10,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from proxtune.cli.app import app
+from proxtune.data.files import rows
 from proxtune.data.records import Tagged
 from proxtune.data.sources import read
 from proxtune.errors import DataError
@@ -75,6 +76,18 @@ def test_a_line_with_other_columns_names_its_own_number(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.conll:1: line 2 has 2 columns, expected 3"):
         read(file)
     assert len(read(file, on_error="skip").records) == 1
+
+
+def test_a_long_file_is_not_read_whole(tmp_path: Path) -> None:
+    class Counted:
+        size = 0
+
+        def update(self, data: bytes, /) -> None:
+            self.size += len(data)
+
+    counted, file = Counted(), file_of("word O\n\n" * 200_000, tmp_path)
+    assert next(rows(file, counted)) == (1, {"tokens": ["word"], "tags": ["O"]})
+    assert counted.size < file.stat().st_size / 2
 
 
 def test_check_counts_entities_and_names_tags_that_break_bio(tmp_path: Path) -> None:
