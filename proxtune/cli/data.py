@@ -9,6 +9,12 @@ from proxtune.cli.app import app, console
 from proxtune.errors import ConfigError
 
 C = TypeVar("C", bound=str)
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", metavar="OURS=THEIRS", help="Our key is another in the file, as data.columns; repeatable."
+    ),
+]
 
 data = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +38,7 @@ def check(
     ] = None,
     format_: Annotated[str, typer.Option("--format", help="What a row is, as data.format.")] = "auto",
     encoding: Annotated[str, typer.Option(help="As data.encoding.")] = "auto",
+    column: Columns = None,
     chat: Annotated[bool, typer.Option("--chat", help="A plain prompt is the user's turn, as data.chat.")] = False,
     fix: Annotated[
         Path | None, typer.Option(metavar="OUT.jsonl", help="Write the good rows here, and OUT-rejects.jsonl.")
@@ -48,7 +55,7 @@ def check(
         eval_path=eval_file,
         model=model,
         max_length=max_length,
-        **_reading(format_, encoding),
+        **_reading(format_, encoding, column),
         chat=chat,
         fix=fix,
     )
@@ -67,6 +74,7 @@ def preview(
     ] = None,
     format_: Annotated[str, typer.Option("--format", help="What a row is, as data.format.")] = "auto",
     encoding: Annotated[str, typer.Option(help="As data.encoding.")] = "auto",
+    column: Columns = None,
     chat: Annotated[bool, typer.Option("--chat", help="A plain prompt is the user's turn, as data.chat.")] = False,
     tokens: Annotated[bool, typer.Option("--tokens", help="Print the token ids of each row as well.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="Write the rows to a page as well.")] = None,
@@ -79,7 +87,7 @@ def preview(
         console,
         model=model,
         count=rows,
-        **_reading(format_, encoding),
+        **_reading(format_, encoding, column),
         chat=chat,
         max_length=max_length,
         ids=tokens,
@@ -104,6 +112,7 @@ def split(
     seed: Annotated[int, typer.Option(help="Decides which rows go where.")] = 1,
     format_: Annotated[str, typer.Option("--format", help="What a row is, as data.format.")] = "auto",
     encoding: Annotated[str, typer.Option(help="As data.encoding.")] = "auto",
+    column: Columns = None,
 ) -> None:
     """Part a file into files that share no prompt, with the labels in the proportions of the whole."""
     from proxtune.workflows.data_split import split_file
@@ -116,7 +125,7 @@ def split(
         group=group,
         stratify=stratify,
         seed=seed,
-        **_reading(format_, encoding),
+        **_reading(format_, encoding, column),
     )
 
 
@@ -140,7 +149,7 @@ def _shares(given: str) -> dict[str, float]:
     return found
 
 
-def _reading(format_: str, encoding: str) -> dict[str, Any]:
+def _reading(format_: str, encoding: str, column: list[str] | None) -> dict[str, Any]:
     """How a file is read, as the command line says it."""
     from proxtune.data.formats import FORMATS
     from proxtune.data.lines import ENCODINGS
@@ -148,7 +157,15 @@ def _reading(format_: str, encoding: str) -> dict[str, Any]:
     return {
         "format": _one_of("--format", format_, ("auto", *FORMATS)),
         "encoding": _one_of("--encoding", encoding, ENCODINGS),
+        "columns": dict(map(_column, column or [])),
     }
+
+
+def _column(given: str) -> tuple[str, str]:
+    ours, _, theirs = given.partition("=")
+    if not ours or not theirs:
+        raise ConfigError(f"--column {given}: expected our key and the file's, as text=review")
+    return ours, theirs
 
 
 def _one_of(option: str, given: str, known: tuple[C, ...]) -> C:

@@ -9,35 +9,37 @@
 | alpaca            | instruction, output, and perhaps input                            | Completion |
 | prompt/completion | prompt with completion or response; or question and answer        | Completion |
 | tokens/tags       | tokens, tags                                                      | Tagged     |
+| context/question  | context, question, answers                                        | Answered   |
 | prompt            | prompt                                                            | Prompt     |
-| text/label        | text, label                                                       | Labelled   |
+| relation          | text, head, tail, relation                                        | Labelled   |
+| text/label        | text, or a pair of texts, with label or labels                    | Labelled   |
 | text              | text                                                              | Text       |
 
 The first line of the table that fits a row decides. Keys that a format does not name become the record's `columns`.
 A message is {"role", "content"} or {"from", "value"}. Scores are a number or a list of numbers, tokens and tags
-lists of strings; in a table's cell they are JSON.
+lists of strings, labels a list of names. A pair is text and text_pair, sentence1 and sentence2, or premise and
+hypothesis. Head and tail are [begin, end) in characters; answers are a list of texts or of {"text", "start"}, or
+SQuAD's two lists. In a table's cell all these are JSON.
 """
 
-import json
-import math
-import re
 import sys
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Callable, Mapping
+from typing import Literal, get_args
 
+from proxtune.data.cells import MalformedRowError, Row, from_cell, kind_of, others, string_of, value_of
+from proxtune.data.marked import LABELS, answered, labelled, relation, tagged, text_keys
 from proxtune.data.records import (
     Completion,
-    Labelled,
     Message,
     Preference,
     Prompt,
     PromptLike,
     Rated,
     Record,
-    Tagged,
     Text,
 )
-from proxtune.data.tags import TAG
+
+__all__ = ["FORMATS", "Format", "MalformedRowError", "Row", "detect", "parse"]
 
 Format = Literal[
     "chosen/rejected",
@@ -47,7 +49,9 @@ Format = Literal[
     "alpaca",
     "prompt/completion",
     "tokens/tags",
+    "context/question",
     "prompt",
+    "relation",
     "text/label",
     "text",
 ]
@@ -70,17 +74,17 @@ RATABLE: tuple[Format, ...] = ("messages", "prompt/completion", "text")  # what 
 CONVERSATIONS = ("messages", "conversations")
 RATINGS = ("scores", "ratings", "rating")
 PAIRS = (("prompt", "completion"), ("prompt", "response"), ("question", "answer"))
+MARKED: dict[Format, Callable[[Row, str], Record]] = {
+    "tokens/tags": tagged,
+    "context/question": answered,
+    "relation": relation,
+    "text/label": labelled,
+}
 # Stanford Alpaca's own words, for models without a chat template.
 ALPACA = (
     "Below is an instruction that describes a task{paired}. Write a response that appropriately completes the request."
     "\n\n### Instruction:\n{instruction}\n\n{input}### Response:\n"
 )
-
-Row: TypeAlias = Mapping[str, Any]
-
-
-class MalformedRowError(ValueError):
-    """A row that its format does not allow; the message says what was found and what was expected."""
 
 
 def detect(row: Row) -> Format:
@@ -102,10 +106,16 @@ def _unrated(row: Row) -> Format:
         return "prompt/completion"
     if keys >= {"tokens", "tags"}:
         return "tokens/tags"
+    if keys >= {"context", "question", "answers"}:
+        return "context/question"
     if "prompt" in keys:
         return "prompt"
+    if keys >= {"text", "head", "tail", "relation"}:
+        return "relation"
+    if text_keys(row) and any(key in keys for key in LABELS):
+        return "text/label"
     if "text" in keys:
-        return "text/label" if "label" in keys else "text"
+        return "text"
     found = ", ".join(map(repr, row)) or "none"
     raise MalformedRowError(f"no known format has the keys found ({found}); the formats are {', '.join(FORMATS)}")
 
@@ -124,93 +134,24 @@ def parse(row: Row, kind: Format, where: str, *, chat: bool = False) -> Record:
         case "messages" | "messages/prompt":
             return _conversation(row, kind, where)
         case "alpaca":
-            columns = _others(row, "instruction", "input", "output")
-            return Completion(_alpaca_prompt(row, chat), _string(row, "output"), where, columns)
+            columns = others(row, "instruction", "input", "output")
+            return Completion(_alpaca_prompt(row, chat), string_of(row, "output"), where, columns)
         case "prompt/completion":
             question, answer = next((pair for pair in PAIRS if row.keys() >= set(pair)), PAIRS[0])
             prompt = _prompt(row, question, chat)
-            return Completion(prompt, _answer(row, answer), where, _others(row, question, answer))
-        case "tokens/tags":
-            return _tagged(row, where)
+            return Completion(prompt, _answer(row, answer), where, others(row, question, answer))
         case "prompt":
-            return Prompt(_prompt(row, "prompt", chat), where, _others(row, "prompt"))
-        case "text/label":
-            return Labelled(_string(row, "text"), _label(row), where, _others(row, "text", "label"))
+            return Prompt(_prompt(row, "prompt", chat), where, others(row, "prompt"))
+        case "tokens/tags" | "context/question" | "relation" | "text/label":
+            return MARKED[kind](row, where)
         case "text":
-            return Text(_string(row, "text"), where, _others(row, "text"))
-
-
-def _others(row: Row, *names: str) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key not in names}
-
-
-def _kind(value: object) -> str:
-    """A value as an error message shows it: its JSON type, and itself if it is short."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    name = names.get(type(value), "a number")
-    return name if value is None or len(repr(value)) > 40 else f"{name} ({value!r})"
-
-
-def _value(row: Row, key: str) -> Any:
-    if key not in row:
-        raise MalformedRowError(f"no key {key!r}; found {', '.join(map(repr, row)) or 'none'}")
-    return row[key]
-
-
-def _string(row: Row, key: str) -> str:
-    value = _value(row, key)
-    if not isinstance(value, str):
-        raise MalformedRowError(f"{key}: got {_kind(value)}, expected a string")
-    return value
-
-
-def _label(row: Row) -> str | int | float:
-    value = _value(row, "label")
-    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value):
-        return int(value)
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            if value.strip():
-                return str(value)
-    if isinstance(value, bool | int):
-        return int(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return value
-    raise MalformedRowError(f"label: got {_kind(value)}, expected a name or a finite number")
-
-
-def _tagged(row: Row, where: str) -> Tagged:
-    tokens, tags = _strings(row, "tokens"), _strings(row, "tags")
-    if len(tokens) != len(tags):
-        raise MalformedRowError(f"tags: got {len(tags)} for {len(tokens)} tokens, expected one each")
-    for number, (token, tag) in enumerate(zip(tokens, tags, strict=True), start=1):
-        if not TAG.fullmatch(tag):
-            raise MalformedRowError(
-                f"tags: got {tag!r} at token {number} ({token!r}), expected O, or B- or I- (E-, S-, L-, U-) "
-                "and a type, as B-PER"
-            )
-    return Tagged(tokens, tags, where, _others(row, "tokens", "tags"))
-
-
-def _strings(row: Row, key: str) -> tuple[str, ...]:
-    value = _value(row, key)
-    if isinstance(value, str):  # a cell of a table
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            raise MalformedRowError(f"{key}: got {_kind(value)}, expected a list of strings") from None
-    odd = next((x for x in value if not isinstance(x, str)), None) if isinstance(value, list) else value
-    if odd is not None:
-        raise MalformedRowError(f"{key}: got {_kind(odd)}, expected a list of strings")
-    return tuple(value)
+            return Text(string_of(row, "text"), where, others(row, "text"))
 
 
 def _rated(row: Row, where: str, chat: bool) -> Rated:
     key = next((key for key in RATINGS if key in row), RATINGS[0])
-    scores, kind = _scores(row, key), _unrated(_others(row, key))
-    record = parse(_others(row, key), kind, where, chat=chat)
+    scores, kind = _scores(row, key), _unrated(others(row, key))
+    record = parse(others(row, key), kind, where, chat=chat)
     match record:
         case Completion(prompt, completion):
             return Rated(prompt, completion, scores, where, record.columns)
@@ -220,20 +161,12 @@ def _rated(row: Row, where: str, chat: bool) -> Rated:
 
 
 def _scores(row: Row, key: str) -> tuple[float, ...]:
-    given = _value(row, key)
-    value = _from_cell(given) if isinstance(given, str) else given
+    given = value_of(row, key)
+    value = from_cell(given)
     numbers = value if isinstance(value, list) else [value]
     if not numbers or not all(_is_finite(number) for number in numbers):
-        raise MalformedRowError(f"{key}: got {_kind(given)}, expected a finite number, or a list of one or more")
+        raise MalformedRowError(f"{key}: got {kind_of(given)}, expected a finite number, or a list of one or more")
     return tuple(float(number) for number in numbers)
-
-
-def _from_cell(text: str) -> Any:
-    """A table's cell as JSON; None if it is none."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _is_finite(value: object) -> bool:
@@ -244,28 +177,28 @@ def _is_finite(value: object) -> bool:
 
 def _message(value: object, key: str) -> Message:
     if not isinstance(value, Mapping):
-        raise MalformedRowError(f"{key}: got {_kind(value)}, expected a message with role and content")
+        raise MalformedRowError(f"{key}: got {kind_of(value)}, expected a message with role and content")
     names = ("from", "value") if "from" in value else ("role", "content")
-    role = _string(value, names[0])
+    role = string_of(value, names[0])
     if role == "function_call" or any(value.get(call) for call in CALLS):
         raise MalformedRowError(
             f"{key}: a call of a tool, which only a model's own template can write out; "
             "give it as the text that the assistant should write"
         )
-    content = _string(value, names[1])
+    content = string_of(value, names[1])
     if role not in ROLES:
         raise MalformedRowError(f"{key}: role {role!r}, expected one of {', '.join(ROLES)}")
     return Message(ROLES[role], content)
 
 
 def _turns(row: Row, key: str) -> tuple[Message, ...]:
-    value = _value(row, key)
+    value = value_of(row, key)
     listed = [value] if isinstance(value, Mapping) else value
     if not isinstance(listed, list) or not listed:
         expected = (
             "a list of one message or more" if key in CONVERSATIONS else "a string, or a list of one message or more"
         )
-        raise MalformedRowError(f"{key}: got {_kind(value)}, expected {expected}")
+        raise MalformedRowError(f"{key}: got {kind_of(value)}, expected {expected}")
     return tuple(_message(message, f"{key}[{index}]") for index, message in enumerate(listed))
 
 
@@ -275,7 +208,7 @@ def _conversation_key(row: Row) -> str:
 
 def _conversation(row: Row, kind: Format, where: str) -> Completion | Prompt:
     key = _conversation_key(row)
-    turns, columns = _with_system(row, _turns(row, key)), _others(row, key, "system")
+    turns, columns = _with_system(row, _turns(row, key)), others(row, key, "system")
     answered = turns[-1].role == "assistant"
     if answered != (kind == "messages"):
         expected = "the assistant's" if kind == "messages" else "the user's"
@@ -291,23 +224,23 @@ def _with_system(row: Row, turns: tuple[Message, ...]) -> tuple[Message, ...]:
     """The turns after the row's own `system`, as ShareGPT files have it; null and "" are none."""
     system = row.get("system") or ""
     if not isinstance(system, str):
-        raise MalformedRowError(f"system: got {_kind(system)}, expected a string")
+        raise MalformedRowError(f"system: got {kind_of(system)}, expected a string")
     if system and turns[0].role == "system":
         raise MalformedRowError("system: the conversation begins with a system turn too; expected one of the two")
     return (Message("system", system), *turns) if system else turns
 
 
 def _prompt(row: Row, key: str, chat: bool) -> PromptLike:
-    value = _value(row, key)
+    value = value_of(row, key)
     if not isinstance(value, str):
         return _turns(row, key)
     return (Message("user", value),) if chat and value.strip() else value
 
 
 def _alpaca_prompt(row: Row, chat: bool) -> PromptLike:
-    instruction, extra = _string(row, "instruction"), row.get("input") or ""
+    instruction, extra = string_of(row, "instruction"), row.get("input") or ""
     if not isinstance(extra, str):
-        raise MalformedRowError(f"input: got {_kind(extra)}, expected a string")
+        raise MalformedRowError(f"input: got {kind_of(extra)}, expected a string")
     if chat:
         return (Message("user", f"{instruction}\n\n{extra}" if extra else instruction),)
     paired = ", paired with an input that provides further context" if extra else ""
@@ -316,8 +249,8 @@ def _alpaca_prompt(row: Row, chat: bool) -> PromptLike:
 
 def _answer(row: Row, key: str) -> str:
     """An answer that is a string, or one turn of the assistant."""
-    if isinstance(_value(row, key), str):
-        return _string(row, key)
+    if isinstance(value_of(row, key), str):
+        return string_of(row, key)
     turns = _turns(row, key)
     if [turn.role for turn in turns] != ["assistant"]:
         raise MalformedRowError(f"{key}: got {len(turns)} turns, expected a string or one turn of the assistant")
@@ -327,11 +260,11 @@ def _answer(row: Row, key: str) -> str:
 def _preference(row: Row, where: str, chat: bool) -> Preference:
     key = "prompt" if "prompt" in row else _conversation_key(row)
     prompt = _prompt(row, key, chat) if key in row else ""
-    columns = _others(row, key, "chosen", "rejected")
+    columns = others(row, key, "chosen", "rejected")
     if key in CONVERSATIONS and not isinstance(prompt, str):
-        prompt, columns = _with_system(row, prompt), _others(columns, "system")
-    if isinstance(_value(row, "chosen"), str) or isinstance(_value(row, "rejected"), str):
-        return Preference(prompt, _string(row, "chosen"), _string(row, "rejected"), where, columns)
+        prompt, columns = _with_system(row, prompt), others(columns, "system")
+    if isinstance(value_of(row, "chosen"), str) or isinstance(value_of(row, "rejected"), str):
+        return Preference(prompt, string_of(row, "chosen"), string_of(row, "rejected"), where, columns)
     chosen, rejected = _turns(row, "chosen"), _turns(row, "rejected")
     if chosen[:-1] != rejected[:-1]:
         raise MalformedRowError(

@@ -58,12 +58,16 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A text with its class or score. A label that reads as a finite number is that number, in every file format."""
+    """A text, or a pair of texts, with its class, its score, or the set of its classes (sorted; it may be empty).
+
+    A label that reads as a finite number is that number, in every file format.
+    """
 
     text: str
-    label: str | int | float
+    label: str | int | float | tuple[str, ...]
     where: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict)
+    pair: str | None = None  # the second text
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +101,37 @@ class Tagged:
         return " ".join(self.tokens)
 
 
-Record: TypeAlias = Text | Prompt | Completion | Preference | Labelled | Rated | Tagged
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Text of a context, and the character it begins at there; None where that is not known."""
+
+    text: str
+    begin: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question about a text, and the spans of the text that answer it, any one of them; none: it has no answer."""
+
+    context: str
+    question: str
+    answers: tuple[Span, ...]
+    where: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+
+Record: TypeAlias = Text | Prompt | Completion | Preference | Labelled | Rated | Tagged | Answered
 
 
 def emptiness(record: Record) -> str | None:
     """Why nothing can be learnt from a record that is well formed; None if something can."""
     match record:
+        case Labelled(text, pair=str(pair)) if text.strip() and not pair.strip():
+            return "empty second text"
         case Text(text) | Labelled(text):
             return None if text.strip() else "empty text"
+        case Answered(context, question):
+            return None if context.strip() and question.strip() else "empty context or question"
         case Prompt(prompt):
             return None if not isinstance(prompt, str) or prompt.strip() else "empty prompt"
         case Completion(_, completion) | Rated(_, completion):
@@ -118,14 +145,32 @@ def emptiness(record: Record) -> str | None:
 
 
 def prompt_key(record: Record) -> str:
-    """Equal for records that must stand on one side of a held-out split: the prompt, or the text if there is none."""
+    """Equal for records that must stand on one side of a held-out split: the prompt, or the text if there is none.
+
+    Of questions it is the context: a model that has read it has seen where the answers to others stand.
+    """
     match record:
+        case Labelled(text, pair=str(pair)):
+            return repr((text, pair))
         case Text() | Labelled() | Tagged():
             return repr(record.text)
+        case Answered(context):
+            return repr(context)
         case Prompt(prompt):
             return repr(prompt)
         case Completion(prompt, text) | Preference(prompt, text) | Rated(prompt, text):
             return repr(prompt or text)
+
+
+def text_of(record: Text | Labelled | Tagged | Answered) -> str:
+    """All that is read of a record without a prompt, a space between two texts."""
+    match record:
+        case Labelled(text, pair=str(pair)):
+            return f"{text} {pair}"
+        case Answered(context, question):
+            return f"{question} {context}"
+        case Text() | Labelled() | Tagged():
+            return record.text
 
 
 def content_key(record: Record) -> str:

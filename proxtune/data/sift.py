@@ -3,9 +3,11 @@
 import hashlib
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from proxtune.data.cells import renamed
 from proxtune.data.formats import Format, MalformedRowError, Row, detect, parse
 from proxtune.data.records import Record, content_key, emptiness, prompt_key
 
@@ -26,7 +28,10 @@ class Sifted(NamedTuple):
 
 
 class Sieve:
-    """Rows become records, or are left out. The first row that has a format decides which one all others must have."""
+    """Rows become records, or are left out. The first row that has a format decides which one all others must have.
+
+    `columns` maps the keys of formats to those of the file, where they differ.
+    """
 
     def __init__(
         self,
@@ -35,12 +40,14 @@ class Sieve:
         format: Format | Literal["auto"] = "auto",  # noqa: A002 (the user's word for it)
         duplicates: Duplicates = "drop",
         chat: bool = False,
+        columns: Mapping[str, str] | None = None,
     ) -> None:
         self.path = path
         self.detects = format == "auto"
         self.format: Format | None = None if format == "auto" else format
         self.duplicates = duplicates
         self.chat = chat
+        self.columns = columns or {}
         self.seen = Digests()
 
     def sift(self, line: int, row: Row | MalformedRowError) -> Sifted:
@@ -50,7 +57,8 @@ class Sieve:
             return Sifted("rejected", where, reason=str(row))
         try:
             digest = _digest(row)
-            record = parse(row, self._format_of(row), where, chat=self.chat)
+            ours = renamed(row, self.columns)
+            record = parse(ours, self._format_of(ours), where, chat=self.chat)
         except MalformedRowError as error:
             return Sifted("rejected", where, row, reason=str(error))
         reason = emptiness(record)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -33,6 +34,9 @@ class DataConfig(Section):
         0.05, ge=0, lt=1, description="part of train's prompts held out when eval is not given"
     )
     format: Format | Literal["auto"] = Field("auto", description="what a row is; auto: the first row's keys decide")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="our key: the file's key, where they differ, as {text: review}"
+    )
     encoding: Encoding = Field("auto", description="auto: UTF-8, or UTF-16 where a byte order mark says so")
     chat: bool = Field(False, description="make a plain prompt the user's turn of the model's chat template")
     on_error: OnError = Field("stop", description="at a malformed row: stop, or leave it out and count it")
@@ -123,6 +127,7 @@ def load(config: DataConfig, *, seed: int) -> tuple[Dataset, Dataset | None]:
             on_error=config.on_error,
             duplicates=config.duplicates,
             chat=config.chat,
+            columns=config.columns,
         )
 
     train = read_as_configured(config.train)
@@ -142,15 +147,18 @@ def read(
     on_error: OnError = "stop",
     duplicates: Duplicates = "drop",
     chat: bool = False,
+    columns: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Read a file. With format "auto" the first row's keys decide the format, and every other row must have it too.
+
+    `columns` maps the keys of formats to those of the file, where they differ.
 
     Raises DataError: the file is missing, empty, damaged or has no usable row; or a row is malformed, as one in another
     encoding is, and `on_error` is "stop".
     """
     path = resolve(Path(path))
     file_hash = hashlib.sha256()
-    sieve = Sieve(path, format=format, duplicates=duplicates, chat=chat)
+    sieve = Sieve(path, format=format, duplicates=duplicates, chat=chat, columns=columns)
     tally = Tally()
     records: list[Record] = []
     for line, row in rows(path, file_hash, encoding):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from proxtune.data.records import (
+    Answered,
     Completion,
     Labelled,
     Message,
@@ -19,6 +20,7 @@ from proxtune.data.records import (
     Record,
     Tagged,
     Text,
+    text_of,
 )
 from proxtune.data.sources import TooLong
 from proxtune.data.tokenizer import Tokenizer, render, start_ids, stop_ids
@@ -264,8 +266,8 @@ def token_counts(tokenizer: Tokenizer, record: Record, *, stops: Sequence[int] =
             return len(prompt_ids), max(len(chosen_ids), len(rejected_ids))
         case Completion(prompt, completion) | Rated(prompt, completion):
             prompt_ids, response_ids = encode_completion(tokenizer, prompt, completion, stops=stops)
-        case Text() | Labelled() | Tagged():
-            prompt_ids, response_ids = encode_text(tokenizer, record.text, stops=stops)
+        case Text() | Labelled() | Tagged() | Answered():
+            prompt_ids, response_ids = encode_text(tokenizer, text_of(record), stops=stops)
     return len(prompt_ids), len(response_ids)
 
 

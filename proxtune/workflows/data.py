@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -33,6 +33,7 @@ def check_file(
     encoding: Encoding = "auto",
     chat: bool = False,
     fix: Path | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> bool:
     """Check a file and print the report; whether every row can be used and none stands in the held-out data.
 
@@ -43,8 +44,8 @@ def check_file(
         count_tokens, context = _counter(model)
         max_length = max_length or context
     path = resolve(path)
-    columns = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    shown = (TextColumn("reading"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=path.stat().st_size if path.is_file() else None)
         checked = check(
             path,
@@ -55,6 +56,7 @@ def check_file(
             count_tokens=count_tokens,
             max_length=max_length,
             fix=fix,
+            columns=columns,
             watch=partial(bar.advance, task),
         )
     show(checked, console, model=model, eval_path=eval_path, fix=fix)
@@ -122,6 +124,8 @@ def _label_table(labels: Counter[str], kind: Format | None) -> Table:
             heads, title = ("rating", "rows"), "Ratings"
         case "tokens/tags":
             heads, title = ("entity", "number"), "Entities"
+        case "relation":
+            heads, title = ("relation", "rows"), "Relations"
         case _:
             heads, title = ("label", "rows"), "Labels"
     table = Table(*heads, "share", title=title, title_justify="left")
@@ -141,6 +145,7 @@ def _lines(checked: Checked, model: str | None, eval_path: Path | None) -> Itera
         yield from _listed("tags that go on with no entity", checked.mistagged, "; they are read as its beginning")
     elif checked.orphans.count:
         yield "tags are IOB1: I- begins an entity"
+    yield from _classic(checked)
     if checked.again.count:
         where = f"lines {_numbers(checked.again)}" if checked.prompts > 1 else "all rows have one"
         yield f"prompt of an earlier row, with another answer: {checked.again.count:,} ({where})"
@@ -149,6 +154,26 @@ def _lines(checked: Checked, model: str | None, eval_path: Path | None) -> Itera
         yield from _listed(f"longer than {checked.max_length:,} tokens", checked.too_long, _if_too_long(checked))
     if eval_path is not None:
         yield from _listed(f"in {eval_path} too, the row or its prompt", checked.leaked)
+
+
+def _classic(checked: Checked) -> Iterator[str]:
+    """What the classic tasks want to know of their data."""
+    traits = checked.traits
+    if traits["pair"]:
+        yield f"pairs of texts: {traits['pair']:,}"
+    if checked.format == "relation":
+        yield f"types of relations: {len(checked.labels):,}"
+    if checked.format == "context/question":
+        yield (
+            f"questions with an answer: {traits['answered']:,}, without: {traits['unanswered']:,}, "
+            f"with one that does not stand in the context: {checked.not_found:,}"
+        )
+    if checked.imbalance is not None:
+        most, least = checked.imbalance
+        yield (
+            f"classes are imbalanced: {most!r} has {checked.labels[most]:,} rows, {least!r} has "
+            f"{checked.labels[least]:,}; task.class_weights=balanced makes a rare class count as much as a frequent one"
+        )
 
 
 def _listed(title: str, places: Places, note: str = "") -> Iterator[str]:

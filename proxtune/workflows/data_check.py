@@ -3,17 +3,19 @@
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO
+from typing import Any, Literal, Protocol, TextIO, TypeAlias
 
 from proxtune.data.bundled import resolve
 from proxtune.data.files import rows
 from proxtune.data.formats import Format
 from proxtune.data.lines import Encoding, Hash, codec_of
+from proxtune.data.marked import NOT_FOUND
 from proxtune.data.records import (
+    Answered,
     Completion,
     Labelled,
     Preference,
@@ -31,6 +33,10 @@ from proxtune.data.tags import begins, entities, orphans
 from proxtune.errors import DataError
 
 DIFFERENT = 1000  # labels that are told apart
+IMBALANCED = 10  # times as many rows of one class as of another
+
+
+Trait: TypeAlias = Literal["one class", "pair", "answered", "unanswered"]
 
 
 class CountTokens(Protocol):
@@ -72,6 +78,7 @@ class Checked:
     no_room: int = 0  # of the ones too long, those whose prompt alone fills `max_length`
     unencoded: Places = field(default_factory=Places)
     labels: Counter[str] = field(default_factory=Counter)  # of tagged sentences: types of entities
+    traits: Counter[Trait] = field(default_factory=Counter)  # of kept rows
     begins: int = 0  # entities that begin with B- after none of their type
     orphans: Places = field(default_factory=Places)  # I- that goes on with nothing
 
@@ -91,6 +98,19 @@ class Checked:
         """Tags that break the rules of BIO; none where the file keeps those of IOB1, in which I- begins entities."""
         return self.orphans if self.begins else Places()
 
+    @property
+    def imbalance(self) -> tuple[str, str] | None:
+        """The most and the least frequent class, where the one has more than 10 times the rows of the other."""
+        if len(self.labels) < 2 or self.traits["one class"] != self.labels.total():
+            return None
+        (most, rows), *_, (least, fewest) = self.labels.most_common()
+        return (most, least) if rows > IMBALANCED * fewest else None
+
+    @property
+    def not_found(self) -> int:
+        """Rows whose answer does not stand in the context."""
+        return sum(places.count for (_, reason), places in self.left_out.items() if reason.startswith(NOT_FOUND))
+
 
 def check(
     path: Path,
@@ -102,6 +122,7 @@ def check(
     count_tokens: CountTokens | None = None,
     max_length: int | None = None,
     fix: Path | None = None,
+    columns: Mapping[str, str] | None = None,
     watch: Callable[[int], None] = lambda _: None,
 ) -> Checked:
     """Read a file once and count what is in it; memory grows by two digests of 16 bytes a row.
@@ -110,14 +131,19 @@ def check(
         eval_path: held-out data, whose rows and prompts should not stand in the file.
         count_tokens: the tokenizer of a model, whose rows hold at most `max_length` tokens.
         fix: where the rows that can be used are written as JSONL, and beside it those that cannot, with the reason.
+        columns: the keys of formats -> those of the files, where they differ.
         watch: is called with the number of bytes read since it was last called.
 
     Raises:
         DataError: a file is missing, or damaged so that no further row can be told; `fix` is there already.
     """
     path = resolve(path)
-    held_out = None if eval_path is None else _known(resolve(eval_path), format, encoding, chat)
-    sieve = Sieve(path, format=format, chat=chat)
+    held_out = (
+        None
+        if eval_path is None
+        else _known(Sieve(resolve(eval_path), format=format, chat=chat, columns=columns), encoding)
+    )
+    sieve = Sieve(path, format=format, chat=chat, columns=columns)
     checked = Checked(path, max_length)
     prompts = Digests()
     with _cleaned(fix) as write:
@@ -135,15 +161,15 @@ def check(
     return checked
 
 
-def _known(path: Path, kind: Format | Literal["auto"], encoding: Encoding, chat: bool) -> Known:
+def _known(sieve: Sieve, encoding: Encoding) -> Known:
     """What stands in the held-out data. Raises DataError if no row can be used."""
-    sieve, tally, known = Sieve(path, format=kind, chat=chat), Tally(), Known()
-    for line, row in rows(path, _Watched(), encoding):
+    tally, known = Tally(), Known()
+    for line, row in rows(sieve.path, _Watched(), encoding):
         sifted = sieve.sift(line, row)
         tally.count(sifted)
         if sifted.record is not None:
             known.add(sifted.record)
-    tally.report(path, sieve.format)
+    tally.report(sieve.path, sieve.format)
     return known
 
 
@@ -180,11 +206,12 @@ def _kind_of(reason: str) -> str:
 def _measure(checked: Checked, record: Record, count_tokens: CountTokens | None, *, new_prompt: bool) -> None:
     for part, length in _characters(record).items():
         checked.characters[part][length] += 1
-    if not new_prompt and not isinstance(record, Text | Labelled | Prompt | Tagged):
+    if not new_prompt and not isinstance(record, Text | Labelled | Prompt | Tagged | Answered):
         checked.again.add(record.where)
     for label in _labels(record):
         if label in checked.labels or len(checked.labels) < DIFFERENT:
             checked.labels[label] += 1
+    checked.traits.update(_traits(record))
     if isinstance(record, Tagged):
         _check_tags(checked, record)
     if count_tokens is not None:
@@ -212,8 +239,12 @@ def _check_tags(checked: Checked, record: Tagged) -> None:
 
 def _characters(record: Record) -> dict[str, int]:
     match record:
+        case Labelled(text, pair=str(pair)):
+            return {"first text": len(text), "second text": len(pair)}
         case Text() | Labelled() | Tagged():
             return {"text": len(record.text)}
+        case Answered(context, question):
+            return {"context": len(context), "question": len(question)}
         case Prompt(prompt):
             return {"prompt": _length(prompt)}
         case Completion(prompt, completion) | Rated(prompt, completion):
@@ -228,6 +259,8 @@ def _length(prompt: PromptLike) -> int:
 
 def _labels(record: Record) -> list[str]:
     match record:
+        case Labelled(_, tuple(labels)):
+            return list(labels)
         case Labelled(_, label):
             return [str(label)]
         case Rated():
@@ -235,6 +268,17 @@ def _labels(record: Record) -> list[str]:
         case Tagged(_, tags):
             return [entity.type for entity in entities(tags)]
     return []
+
+
+def _traits(record: Record) -> Iterator[Trait]:
+    match record:
+        case Answered(answers=answers):
+            yield "answered" if answers else "unanswered"
+        case Labelled(_, label, pair=pair):
+            if isinstance(label, str | int):
+                yield "one class"
+            if pair is not None:
+                yield "pair"
 
 
 def rejects_path(fix: Path) -> Path:

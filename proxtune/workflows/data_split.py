@@ -15,7 +15,7 @@ from proxtune.data.bundled import resolve
 from proxtune.data.files import rows
 from proxtune.data.formats import Format
 from proxtune.data.lines import Encoding
-from proxtune.data.records import Labelled, Record, Tagged, prompt_key
+from proxtune.data.records import Answered, Labelled, Record, Tagged, prompt_key
 from proxtune.data.sift import Sieve
 from proxtune.data.split import assign
 from proxtune.data.tags import entities
@@ -45,6 +45,7 @@ def split_file(
     seed: int = 1,
     format: Format | Literal["auto"] = "auto",  # noqa: A002 (the user's word for it)
     encoding: Encoding = "auto",
+    columns: Mapping[str, str] | None = None,
 ) -> None:
     """Write `out`/PART.jsonl for every part, and print what is in each.
 
@@ -58,7 +59,8 @@ def split_file(
     for file in files.values():
         if file.exists():
             raise DataError(f"{file}: is there already; expected a new folder for the parts")
-    found, empty = _read(resolve(path), group, format, encoding)
+    sieve = Sieve(resolve(path), format=format, duplicates="keep", columns=columns)
+    found, empty = _read(sieve, group, encoding)
     labels = [row.label if stratify else "" for row in found]
     parts = assign([row.group for row in found], labels, shares, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -71,15 +73,15 @@ def split_file(
         console.print(f"left out: {empty:,} rows with nothing to learn", highlight=False)
 
 
-def _read(path: Path, group: str | None, kind: Format | Literal["auto"], encoding: Encoding) -> tuple[list[Row], int]:
-    sieve, found, empty = Sieve(path, format=kind, duplicates="keep"), list[Row](), 0
-    for line, row in rows(path, hashlib.sha256(), encoding):
+def _read(sieve: Sieve, group: str | None, encoding: Encoding) -> tuple[list[Row], int]:
+    found, empty = list[Row](), 0
+    for line, row in rows(sieve.path, hashlib.sha256(), encoding):
         sifted = sieve.sift(line, row)
         if sifted.record is None or sifted.row is None:
             if sifted.fate == "rejected":
                 raise DataError(
                     f"{sifted.where}: {sifted.reason}; leave such rows out first with "
-                    f"proxtune data check {path.name} --fix clean.jsonl"
+                    f"proxtune data check {sieve.path.name} --fix clean.jsonl"
                 )
             empty += 1
             continue
@@ -89,14 +91,18 @@ def _read(path: Path, group: str | None, kind: Format | Literal["auto"], encodin
         together = prompt_key(sifted.record) if group is None else repr(sifted.row[group])
         found.append(Row(sifted.row, together, _label(sifted.record)))
     if not found:
-        raise DataError(f"{path}: no usable row to split")
+        raise DataError(f"{sieve.path}: no usable row to split")
     return found, empty
 
 
 def _label(record: Record) -> str:
     match record:
+        case Labelled(_, tuple(labels)):
+            return " ".join(labels) or "no label"
         case Labelled(_, label):
             return str(label)
+        case Answered(answers=answers):
+            return "answer" if answers else "no answer"
         case Tagged(_, tags):
             return " ".join(sorted({entity.type for entity in entities(tags)})) or "no entity"
     return ""

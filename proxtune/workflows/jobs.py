@@ -26,7 +26,7 @@ from proxtune.algorithms.reward_model import (
 from proxtune.algorithms.sft import SFT, SFTConfig
 from proxtune.config import Section
 from proxtune.data.loader import Loader
-from proxtune.data.records import Completion, Labelled, Preference, Rated, Record, Tagged, Text
+from proxtune.data.records import Answered, Completion, Labelled, Preference, Rated, Record, Tagged, Text, text_of
 from proxtune.data.sources import DataConfig, Dataset, TooLong, read
 from proxtune.data.sources import load as load_data
 from proxtune.data.template import EncodeReport, encode, encode_preferences, encode_prompts, encode_rated
@@ -311,8 +311,8 @@ def _model(config: RunConfig, records: Sequence[Record]) -> tuple[LanguageModel,
 
 def _text(record: Record) -> str:
     match record:
-        case Text() | Labelled() | Tagged():
-            return record.text
+        case Text() | Labelled() | Tagged() | Answered():
+            return text_of(record)
         case Completion(prompt, completion) | Rated(prompt, completion):
             return f"{_plain(prompt)} {completion}"
         case Preference(prompt, chosen, rejected):

@@ -2,7 +2,7 @@
 
 import hashlib
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from proxtune.data.bundled import resolve
 from proxtune.data.files import rows
 from proxtune.data.formats import Format
 from proxtune.data.lines import Encoding
-from proxtune.data.records import Preference, Prompt, Record
+from proxtune.data.records import Answered, Labelled, Preference, Prompt, Record, Tagged
 from proxtune.data.sift import Sieve
 from proxtune.data.template import encode, encode_preferences, encode_prompts
 from proxtune.data.tokenizer import Tokenizer, stop_ids
@@ -66,13 +66,16 @@ def preview(
     max_length: int | None = None,
     ids: bool = False,
     out: Path | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> None:
     """Show the first `count` usable rows of a file in colour, with `ids` their token ids, and write the page `out`.
 
     Raises ConfigError, DataError or ModelError: no such file or model, or no row of the file can be used.
     """
     tokenizer, context = load_tokenizer(model)
-    records = list(islice(_records(resolve(path), format, encoding, chat), count))
+    sieve = Sieve(resolve(path), format=format, chat=chat, columns=columns)
+    sifted = (sieve.sift(line, row) for line, row in rows(sieve.path, hashlib.sha256(), encoding))
+    records = list(islice((row.record for row in sifted if row.record is not None), count))
     if not records:
         raise DataError(f"{path}: no usable row; `proxtune data check {path}` says why")
     shown = [row for record in records for row in as_trained(record, tokenizer, max_length or context)]
@@ -91,8 +94,11 @@ def preview(
 def as_trained(record: Record, tokenizer: Tokenizer, max_length: int) -> list[Previewed]:
     """A record's prompt and answers in pieces; what is over `max_length` tokens is marked as cut off.
 
-    Of a prompt without an answer the beginning is cut, of all else the end.
+    Of a prompt without an answer the beginning is cut, of all else the end. A pair of texts, a tagged sentence and a
+    question with its context are given whole, without the tokens that a model puts around them.
     """
+    if isinstance(record, Tagged | Answered) or (isinstance(record, Labelled) and record.pair is not None):
+        return [_whole(record, tokenizer, max_length)]
     if isinstance(record, Prompt):
         (prompt,), _ = encode_prompts([record], tokenizer, max_length=WHOLE)
         room = max(0, len(prompt.prompt_ids) - max_length)
@@ -110,6 +116,20 @@ def as_trained(record: Record, tokenizer: Tokenizer, max_length: int) -> list[Pr
     return [answered(record.where, name, given, ids, tokenizer, max_length) for name, ids in answers.items()]
 
 
+def _whole(record: Labelled | Tagged | Answered, tokenizer: Tokenizer, max_length: int) -> Previewed:
+    match record:
+        case Labelled(text, label, pair=pair):
+            texts, target = (text, pair or ""), f"label {label!r}"
+        case Tagged(tags=tags):
+            texts, target = (record.text, ""), f"tags {' '.join(tags)}"
+        case Answered(context, question, answers):
+            spans = ", ".join(f"{span.text!r} at {span.begin}" for span in answers)
+            texts, target = (question, context), f"answer {spans or 'none'}"
+    ids = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False)]
+    pieces = [*pieces_of(tokenizer, ids[:max_length], "given"), *pieces_of(tokenizer, ids[max_length:], "cut")]
+    return Previewed(record.where, "", pieces, f"{len(ids)} tokens, given; to learn: {target}")
+
+
 def answered(
     where: str, name: str, given: list[int], answer: list[int], tokenizer: Tokenizer, max_length: int
 ) -> Previewed:
@@ -125,12 +145,6 @@ def answered(
     over = f", {len(cut)} cut off" if cut else ""
     note = f"{len(given) + len(answer)} tokens, {len(kept)} trained{over} · stop token trained: {stop}"
     return Previewed(where, name, pieces, note)
-
-
-def _records(path: Path, kind: Format | Literal["auto"], encoding: Encoding, chat: bool) -> Iterator[Record]:
-    sieve = Sieve(path, format=kind, chat=chat)
-    sifted = (sieve.sift(line, row) for line, row in rows(path, hashlib.sha256(), encoding))
-    return (row.record for row in sifted if row.record is not None)
 
 
 def pieces_of(tokenizer: Tokenizer, ids: Sequence[int], kind: Kind) -> Iterator[Piece]:
