@@ -145,7 +145,7 @@ def test_figures_of_sets_of_labels_are_those_of_scikit_learn(rows: list[tuple[se
 
 
 def test_a_label_that_is_none_is_wrong_and_counted_and_so_is_no_set() -> None:
-    """Row 0: 1 right of 2 said and 1 gold, F1 2/3. Row 1: none said of none, but it is no answer. Micro: 2 / (2 + 1)."""
+    """Row 0: 1 right of 2 said and 1 gold, F1 2/3. Row 1: no set, though none is gold. Micro: 2 / (2 + 1)."""
     found = label_sets([["a"], []], [["a", "xyz"], None], ["a"]).values()
     assert found == pytest.approx(
         {"micro_f1": 2 / 3, "macro_f1": 1, "samples_f1": 1 / 3, "accuracy": 0, "invalid": 1}, **close
@@ -174,7 +174,7 @@ def test_resamples_of_few_numbers_have_finite_figures_in_their_range(rows: list[
 
 
 def test_a_number_that_is_not_finite_is_refused() -> None:
-    with pytest.raises(DataError, match="row 1: gold 2.0, predicted nan"):
+    with pytest.raises(DataError, match=r"row 1: gold 2\.0, predicted nan"):
         numbers([1.0, 2.0], [1.0, math.nan])
 
 
@@ -204,5 +204,5 @@ def test_borders_belong_to_the_bin_below_and_0_to_the_first() -> None:
 
 
 def test_a_confidence_is_a_probability() -> None:
-    with pytest.raises(DataError, match="row 1: the confidence is 1.5"):
+    with pytest.raises(DataError, match=r"row 1: the confidence is 1\.5"):
         calibration([0.5, 1.5], [True, True])
