@@ -97,6 +97,7 @@ class RewardTrainer:
             rates={"head": self.config.head_learning_rate or 5 * optim.learning_rate},
             patience=1,
         )
+        model.lm.follow(self.optimizer.adam, total_steps)
         self.steps = 0
 
     def step(self, batch: Sequence[PreferenceExample] | Sequence[RatedExample]) -> Metrics:
@@ -111,6 +112,7 @@ class RewardTrainer:
             share = len(part) / len(batch)
             (loss * share).backward()
             sums.add({name: x * share for name, x in {"loss": loss.detach(), **stats}.items()})
+        self.model.lm.regularise()
         self.steps += 1
         tokens = sum(self.judgements.tokens(example) for example in batch)
         return self.optimizer.apply(
@@ -126,6 +128,7 @@ class RewardTrainer:
         return {
             "model": {name: p.detach() for name, p in self.model.lm.trained().items()},
             "head": {name: p.detach() for name, p in self.model.head.named_parameters()},
+            "adapter": self.model.lm.adapter_state(),
             "optimizer": self.optimizer.state(),
             "steps": self.steps,
         }
@@ -134,6 +137,7 @@ class RewardTrainer:
         """Go on exactly where `state` was taken."""
         copy_into(self.model.lm.trained(), state["model"])
         copy_into(dict(self.model.head.named_parameters()), state["head"])
+        self.model.lm.load_adapter_state(state.get("adapter", {}))
         self.optimizer.load_state(state["optimizer"])
         self.steps = state["steps"]
 

@@ -54,6 +54,7 @@ class SFT:
         self.optimizer = Optimizer(
             {"model": list(model.trained().values())}, optim or OptimConfig(), total=total_steps, patience=1
         )
+        model.follow(self.optimizer.adam, total_steps)
         self.steps = 0
 
     def step(self, batch: Sequence[Example]) -> Metrics:
@@ -70,6 +71,7 @@ class SFT:
             loss, stats = sft_loss(score(self.model, tokens).logprobs, tokens.mask, count=count)
             loss.backward()
             sums.add({"loss": loss.detach(), **stats})
+        self.model.regularise()
         self.steps += 1
         return self.optimizer.apply(
             sums.total() | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(count)}
@@ -82,10 +84,16 @@ class SFT:
     def state(self) -> dict[str, Any]:
         """All that a later process needs to go on bit for bit."""
         weights = {name: p.detach() for name, p in self.model.trained().items()}
-        return {"model": weights, "optimizer": self.optimizer.state(), "steps": self.steps}
+        return {
+            "model": weights,
+            "adapter": self.model.adapter_state(),
+            "optimizer": self.optimizer.state(),
+            "steps": self.steps,
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state` was taken."""
         copy_into(self.model.trained(), state["model"])
+        self.model.load_adapter_state(state.get("adapter", {}))
         self.optimizer.load_state(state["optimizer"])
         self.steps = state["steps"]

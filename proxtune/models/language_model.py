@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraModel
+from peft import IA3Model, LoraModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from proxtune.data.tokenizer import stop_ids
 from proxtune.errors import CheckpointError, ModelError
 from proxtune.models import trunk
+from proxtune.models.adalora import AdaLora
+from proxtune.models.adapters import Adapters, save_adapters, set_aside
 from proxtune.models.rows import ATTENTION, Rows
 from proxtune.models.vocabulary import Head
 
@@ -27,7 +29,7 @@ class LanguageModel:
 
     module: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    adapter: LoraModel | None = None
+    adapter: LoraModel | IA3Model | Adapters | None = None
 
     @property
     def device(self) -> torch.device:
@@ -59,6 +61,25 @@ class LanguageModel:
     def trained(self) -> dict[str, nn.Parameter]:
         """The weights that this run trains, by name."""
         return {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+
+    def follow(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        """Let the adapter act after each step of the optimiser, in a run of `steps`; only AdaLoRA does."""
+        if isinstance(self.adapter, AdaLora):
+            self.adapter.follow(optimizer, steps)
+
+    def regularise(self) -> None:
+        """Add the gradient of the adapter's own penalty, once an optimiser step; only AdaLoRA has one."""
+        if isinstance(self.adapter, AdaLora):
+            self.adapter.penalty().backward()
+
+    def adapter_state(self) -> dict[str, Any]:
+        """What the adapter needs beside its weights to go on bit for bit; nothing but for AdaLoRA."""
+        return self.adapter.state() if isinstance(self.adapter, AdaLora) else {}
+
+    def load_adapter_state(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `adapter_state` was taken."""
+        if isinstance(self.adapter, AdaLora):
+            self.adapter.load_state(state)
 
     def __post_init__(self) -> None:
         if self.module._can_set_attn_implementation():  # noqa: SLF001 (our own models call `Rows.attend` themselves)
@@ -130,16 +151,22 @@ class LanguageModel:
         return LanguageModel(copy.deepcopy(self.module).requires_grad_(False), self.tokenizer)
 
     def save(self, folder: Path) -> None:
-        """Write an ordinary model folder (safetensors, adapter merged in) that transformers and `load` read."""
-        # Any: peft types the model it gives back as a bare nn.Module.
-        module: Any = self.module if self.adapter is None else copy.deepcopy(self.adapter).merge_and_unload()
-        module.save_pretrained(folder)
+        """Write an ordinary model folder (safetensors, adapter merged in) that transformers and `load` read.
+
+        Bottleneck adapters cannot be merged: they stand beside the weights, where `load` alone finds them.
+        """
+        module: Any = self.module  # peft types the model it gives back as a bare nn.Module
+        if isinstance(self.adapter, LoraModel | IA3Model):
+            module = copy.deepcopy(self.adapter).merge_and_unload()
+        with set_aside(module) as found:
+            module.save_pretrained(folder)
+        save_adapters(found, folder)
         self.tokenizer.save_pretrained(folder)
 
 
 def _own_name(name: str) -> str:
     """The name of a weight, whether an adapter stands beside it or not."""
-    return name.replace(".base_layer.", ".")
+    return name.replace("base_layer.", "").replace("inner.", "")
 
 
 def copy_into(weights: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> None:

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from proxtune.config import Section
 from proxtune.data.tokenizer import pad_id, stop_ids, train_tokenizer
 from proxtune.errors import ModelError
+from proxtune.models.adapters import restore_adapters
 from proxtune.models.language_model import LanguageModel, check_architecture
 from proxtune.models.lstm import LSTM, LSTMConfig
 from proxtune.models.transformer import Transformer, TransformerConfig
@@ -218,6 +219,7 @@ def _pretrained(source: str) -> tuple[Any, Any]:
             f"the files of {source!r} lack {len(found['missing_keys'])} weights of the model that its config.json "
             f"describes, which would be random (first: {min(found['missing_keys'])}); get them whole"
         )
+    restore_adapters(module, Path(source))
     return module, tokenizer
 
 

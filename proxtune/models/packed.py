@@ -4,12 +4,13 @@ With few rows, a matrix product spends its time on bringing the weight into that
 each weight hundreds of times between two updates, so they are ordered once, adapters merged in.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -37,23 +38,25 @@ def packed(module: nn.Module, device: torch.device, dtype: torch.dtype) -> Itera
 def _linear_layers(module: nn.Module) -> Iterator[nn.Module]:
     """Every linear layer, an adapted one as a whole."""
     for part in module.children():
-        if isinstance(part, LoraLayer | nn.Linear | Conv1D):
+        if isinstance(part, BaseTunerLayer | nn.Linear | Conv1D):
             yield part
         else:
             yield from _linear_layers(part)
 
 
 def _packed(layer: Any) -> Callable[[Tensor], Tensor]:
-    adapted = isinstance(layer, LoraLayer)
-    base: Any = layer.base_layer if adapted else layer
+    base: Any = layer
     with torch.no_grad():
-        weight = base.weight
-        if adapted and not layer.disable_adapters:
-            weight = weight + sum(layer.get_delta_weight(name) for name in layer.active_adapters)
-        weight = weight.T if isinstance(base, Conv1D) else weight
+        if isinstance(layer, BaseTunerLayer):
+            if not layer.disable_adapters:
+                layer = copy.deepcopy(layer)
+                layer.merge()
+            base = layer.get_base_layer()
+        weight = base.weight.T if isinstance(base, Conv1D) else base.weight
         ready = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)  # noqa: SLF001 (see can_pack)
+        bias = base.bias
 
     def forward(x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, ready, base.bias, "none", [], "")  # noqa: SLF001
+        return torch.ops.mkldnn._linear_pointwise(x, ready, bias, "none", [], "")  # noqa: SLF001
 
     return forward

@@ -1,29 +1,39 @@
-"""Which weights a run trains: all of them, or low-rank adapters (LoRA, through the peft library)."""
+"""Which weights a run trains: all of them, a few, or new ones of an adapter (LoRA, AdaLoRA, IA³, bottlenecks)."""
 
 from typing import Literal
 
 import torch
-from peft import LoraConfig, LoraModel
+from peft import IA3Config, IA3Model, LoraConfig, LoraModel
 from pydantic import Field, PositiveInt
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from proxtune.config import Section
 from proxtune.errors import ModelError
+from proxtune.models.adalora import AdaLora
+from proxtune.models.adapters import Adapters, Sublayers, linear_layers, sublayers
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.trunk import blocks
+
+Kind = Literal["full", "lora", "adalora", "ia3", "adapter", "bitfit", "head"]
 
 
 class TuningConfig(Section):
     """`tuning`: which weights are trained."""
 
-    kind: Literal["full", "lora"] = Field(
-        "lora", description="full: every weight; lora: low-rank adapters beside frozen weights"
+    kind: Kind = Field(
+        "lora",
+        description="full: every weight; lora: low-rank adapters beside frozen weights; adalora: the same, with rank "
+        "moved between layers (supervised training only); ia3: scales on keys, values and inside the feed-forward; "
+        "adapter: bottleneck layers; bitfit: the biases; head: the task's head alone, on a frozen model",
     )
-    rank: PositiveInt = Field(16, description="LoRA rank r")
+    rank: PositiveInt = Field(16, description="LoRA rank r; AdaLoRA's mean rank at the end")
     alpha: PositiveInt = Field(32, description="LoRA scale: the update is alpha / rank · BA")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="dropout before the adapter (supervised training only; RL sets it to 0)"
+    )
+    adapter_size: PositiveInt = Field(64, description="adapter only: width of the bottleneck")
+    adapter_placement: Literal["pfeiffer", "houlsby"] = Field(
+        "pfeiffer", description="adapter only: after the feed-forward, or (houlsby) after attention too"
     )
     top_layers: PositiveInt | None = Field(
         None, description="train only the top n blocks; nothing is back-propagated below them, and PPO runs them once"
@@ -32,30 +42,74 @@ class TuningConfig(Section):
         False, description="compute activations again in the backward pass instead of keeping them: slower, smaller"
     )
 
+    def problems(self) -> list[tuple[str, str]]:
+        found = []
+        if self.dropout and self.kind in ("ia3", "bitfit", "head"):
+            message = f"{self.kind} has no adapter to drop inputs of; set 0, or tuning.kind=lora, adalora or adapter"
+            found.append(("dropout", message))
+        if self.kind == "head" and self.top_layers:
+            found.append(("top_layers", "head trains no block; set null, or tuning.kind=full to train the top blocks"))
+        if self.kind == "head" and self.checkpointing:
+            found.append(("checkpointing", "head back-propagates through no block; set false"))
+        return found
 
-def tune(model: LanguageModel, config: TuningConfig, *, seed: int = 0) -> LanguageModel:
+
+def tune(model: LanguageModel, config: TuningConfig, *, seed: int = 0, head: bool = False) -> LanguageModel:
     """Make `model` trainable as `config` says, in place; `seed` draws the adapter's first weights.
 
+    Args:
+        head: whether a head of its own is trained on the model (a reward, labels), so that `head` is a choice.
+
     Raises:
-        ModelError: fewer blocks than `top_layers` asks for.
+        ModelError: fewer blocks than `top_layers` asks for, or a model that has not what this kind trains.
     """
     if config.checkpointing:
         _checkpoint_activations(model.module)
-    if config.kind == "full":
-        inside = _top_blocks(model.module, config.top_layers) if config.top_layers else ("",)
-        for name, weight in model.module.named_parameters():
-            weight.requires_grad_(name.startswith(inside))
+    if config.kind in ("full", "bitfit", "head"):
+        _mark(model.module, config, head=head)
         return model
-    lora = LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=_linear_layers(model.module, config.top_layers),
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model.adapter = LoraModel(model.module, lora, "default")
+        model.adapter = _adapter(model.module, config)
     return model
+
+
+def _mark(module: nn.Module, config: TuningConfig, *, head: bool) -> None:
+    """Train weights that the model has already, and no others."""
+    if config.kind == "head" and not head:
+        raise ModelError(
+            "tuning.kind=head trains a task's head alone, and a language model has none: nothing would be trained. "
+            "Set tuning.kind=lora, or full"
+        )
+    inside = _top_blocks(module, config.top_layers) if config.top_layers else ("",)
+    chosen = []
+    for name, weight in module.named_parameters():
+        fits = config.kind == "full" or (config.kind == "bitfit" and name.rpartition(".")[2].startswith("bias"))
+        weight.requires_grad_(fits and name.startswith(inside))
+        chosen.append(weight.requires_grad)
+    if config.kind == "bitfit" and not any(chosen):
+        raise ModelError(
+            f"{type(module).__name__} has no biases{' in its top blocks' if config.top_layers else ''}, which are all "
+            "that tuning.kind=bitfit trains; set tuning.kind=ia3, which trains as few weights, or lora"
+        )
+
+
+def _adapter(module: nn.Module, config: TuningConfig) -> LoraModel | IA3Model | Adapters:
+    """New weights beside those of the blocks, or of the top ones; the head is in none."""
+    if config.kind in ("lora", "adalora"):
+        layers = _linear_layers(module, config.top_layers)
+        if config.kind == "adalora":
+            return AdaLora(module, layers, rank=config.rank, alpha=config.alpha, dropout=config.dropout)
+        lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=layers)
+        return LoraModel(module, lora, "default")
+    found = _sublayers(module, config)
+    after = [block.feedforward for block in found]
+    if config.kind == "ia3":
+        scaled = [layer for block in found for layer in block.keys_values]
+        return IA3Model(module, IA3Config(target_modules=[*scaled, *after], feedforward_modules=after), "default")
+    if config.adapter_placement == "houlsby":
+        after = [layer for block in found for layer in (block.attention, block.feedforward)]
+    return Adapters(module, after, config.adapter_size, dropout=config.dropout)
 
 
 def disable_dropout(module: nn.Module) -> None:
@@ -80,16 +134,29 @@ def _checkpoint_activations(module: nn.Module) -> None:
 
 def _linear_layers(module: nn.Module, top: int | None) -> list[str]:
     """Names of the linear layers inside the blocks, or the top `top` of them; the head is not one."""
+    return [layer for name in _adaptable(module, top) for layer, _ in linear_layers(module.get_submodule(name), name)]
+
+
+def _sublayers(module: nn.Module, config: TuningConfig) -> list[Sublayers]:
+    """Attention and feed-forward of each block that is trained."""
+    width = module.config.get_text_config().hidden_size  # type: ignore[union-attr,operator]
+    found = [sublayers(name, module.get_submodule(name), width) for name in _adaptable(module, config.top_layers)]
+    if None in found:
+        raise ModelError(
+            f"{type(module).__name__} has blocks without an attention and a feed-forward that end with linear layers, "
+            f"which tuning.kind={config.kind} looks for; set tuning.kind=lora"
+        )
+    return [block for block in found if block is not None]
+
+
+def _adaptable(module: nn.Module, top: int | None) -> list[str]:
+    """Names of the blocks that adapters are put in."""
     inside = _top_blocks(module, top)
     if not inside:
         raise ModelError(
             f"{type(module).__name__} has no blocks of linear layers to put adapters in; set tuning.kind=full"
         )
-    return [
-        name
-        for name, part in module.named_modules()
-        if isinstance(part, nn.Linear | Conv1D) and name.startswith(inside)
-    ]
+    return [name.removesuffix(".") for name in inside]
 
 
 def _top_blocks(module: nn.Module, top: int | None) -> tuple[str, ...]:
