@@ -166,11 +166,19 @@ def test_figures_of_numbers_are_those_of_scipy_and_scikit_learn(rows: list[tuple
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=5))
-def test_resamples_of_few_numbers_have_finite_figures_in_their_range(rows: list[tuple[float, float]]) -> None:
+def test_resamples_of_few_numbers_have_figures_in_their_range(rows: list[tuple[float, float]]) -> None:
     for name, interval in numbers(*columns(rows)).intervals(seed=0, resamples=50).items():
         assert np.isfinite(interval).all()
         if name in ("pearson", "spearman"):
             assert -1 - 1e-9 <= interval.low <= interval.high <= 1 + 1e-9
+
+
+def test_copies_of_one_row_have_neither_correlation_nor_r2_for_all_their_rounding() -> None:
+    rng = np.random.default_rng(0)
+    measure = numbers(rng.normal(size=101).tolist(), rng.normal(size=101).tolist())
+    for copies in range(1, 101):
+        figures = measure.figures(np.repeat(measure.rows[:, None], copies, axis=1).sum(axis=1))
+        assert not any(figures[name].any() for name in ("pearson", "spearman", "r2"))
 
 
 def test_a_number_that_is_not_finite_is_refused() -> None:

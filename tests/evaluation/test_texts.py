@@ -104,7 +104,7 @@ def test_the_best_reference_of_a_summary_counts() -> None:
         ([], "The.", 1, 1),
         ([], "paris", 0, 0),
         ([""], " ", 1, 1),
-        (["the", "paris"], "paris", 1, 1),  # an answer of which nothing is left is none
+        (["the", "paris"], "", 0, 0),  # an answer of which nothing is left is none
         (["paris", "lyon"], "Lyon", 1, 1),
         ("paris", "Paris", 1, 1),  # one answer
         (["北京市"], "北京", 0, 4 / 5),  # 2 of 3 and 2
