@@ -103,10 +103,10 @@ class Tagged:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Text of a context, and the character it begins at there; None where that is not known."""
+    """Text of a context, and the character it begins at there."""
 
     text: str
-    begin: int | None = None
+    begin: int
 
 
 @dataclass(frozen=True, slots=True)
