@@ -25,7 +25,7 @@ from proxtune.objectives import masked_mean
 from proxtune.rewards.likelihood import TeacherLikelihood
 from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.runs import Run
-from proxtune.workflows.jobs import PPORun
+from proxtune.workflows.schemas import PPORun
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "trust"

@@ -23,8 +23,9 @@ from proxtune.evaluation.record import write_record
 from proxtune.rewards.base import FunctionReward
 from proxtune.workflows.dry_run import dry_run
 from proxtune.workflows.film_reviews import part, write_parts
-from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, sft_job
+from proxtune.workflows.jobs import Job, ppo_job, reward_job, sft_job
 from proxtune.workflows.machine import GIB, peak
+from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 from proxtune.workflows.shapes import language_model
 from proxtune.workflows.train import execute
 

@@ -22,8 +22,9 @@ from proxtune.evaluation.record import write_record
 from proxtune.rewards.base import FunctionReward
 from proxtune.runs import Run
 from proxtune.training.loop import fit
-from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, sft_job
+from proxtune.workflows.jobs import Job, ppo_job, reward_job, sft_job
 from proxtune.workflows.progress import Progress
+from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 from proxtune.workflows.train import execute
 
 ROOT = Path(__file__).parents[1]

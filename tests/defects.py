@@ -34,7 +34,8 @@ from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.training.metrics import Metrics
 from proxtune.training.optim import OptimConfig
 from proxtune.workflows import invariants
-from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun
+from proxtune.workflows.jobs import Job
+from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 from tests.tiny import tiny_model
 
 RATIO, KL = "ratio is 1 before the first update", "KL is 0 before the first update"

@@ -22,6 +22,9 @@ class SFTConfig(Section):
     microbatch_size: PositiveInt | None = Field(
         None, description="examples of a forward pass; divides batch_size, changes no result"
     )
+    head_learning_rate: float | None = Field(
+        None, gt=0, description="of a task's new head; by default optim.learning_rate"
+    )
 
     def problems(self) -> list[tuple[str, str]]:
         if self.microbatch_size and self.batch_size % self.microbatch_size:

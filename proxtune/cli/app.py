@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from proxtune.workflows.jobs import RunConfig
+    from proxtune.workflows.schemas import RunConfig
 
     S = TypeVar("S", bound=RunConfig)
 

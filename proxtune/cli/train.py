@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 @app.command(epilog="Example: proxtune sft recipe:sft data.train=chats.jsonl name=my-sft optim.learning_rate=1e-4")
 def sft(configs: Configs = None, dry_run: DryRun = False, resume: Resume = False, init_from: InitFrom = None) -> None:
     """Fine-tune on given answers."""
-    from proxtune.workflows.jobs import SFTRun, sft_job
+    from proxtune.workflows.jobs import sft_job
+    from proxtune.workflows.schemas import SFTRun
 
     _go(sft_job(load_config(SFTRun, configs, init_from)), dry_run=dry_run, resume=resume)
 
@@ -24,7 +25,8 @@ def reward(
     configs: Configs = None, dry_run: DryRun = False, resume: Resume = False, init_from: InitFrom = None
 ) -> None:
     """Train a reward model on pairs of answers, the better one first."""
-    from proxtune.workflows.jobs import RewardRun, reward_job
+    from proxtune.workflows.jobs import reward_job
+    from proxtune.workflows.schemas import RewardRun
 
     _go(reward_job(load_config(RewardRun, configs, init_from)), dry_run=dry_run, resume=resume)
 
@@ -62,8 +64,9 @@ def ppo(
     ] = None,
 ) -> None:
     """Improve the model by PPO against reward models, Python functions, or both."""
-    from proxtune.workflows.jobs import PPORun, ppo_job
+    from proxtune.workflows.jobs import ppo_job
     from proxtune.workflows.rewards import functions_of
+    from proxtune.workflows.schemas import PPORun
 
     if replay is not None:
         configs = [str(replay / "config.yaml"), f"name={replay.name}-replay", *(configs or ())]

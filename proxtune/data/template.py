@@ -162,7 +162,7 @@ def encode(
     """
     stops = stop_ids(tokenizer)
 
-    def example(record: Record) -> _Encoded[Example] | None:
+    def example(record: Record) -> Encoded[Example] | None:
         match record:
             case Completion(prompt, completion) | Rated(prompt, completion):
                 prompt_ids, response_ids = encode_completion(tokenizer, prompt, completion, stops=stops)
@@ -170,14 +170,14 @@ def encode(
                 prompt_ids, response_ids = encode_text(tokenizer, text, stops=stops)
             case _:
                 raise DataError(f"got a {_name(record)}, expected a completion or a text to learn")
-        room = _room(len(prompt_ids), len(response_ids), max_length, too_long)
+        room = room_for(len(prompt_ids), len(response_ids), max_length, too_long)
         if not room:
             return None
         truncated = room < len(response_ids)
         encoded = Example(prompt_ids, response_ids[:room], record.where, truncated)
-        return _Encoded(encoded, len(prompt_ids) + room, truncated)
+        return Encoded(encoded, len(prompt_ids) + room, truncated)
 
-    return _encode_all(records, example, max_length)
+    return encode_all(records, example, max_length)
 
 
 def encode_preferences(
@@ -186,19 +186,19 @@ def encode_preferences(
     """Preferences, by the rules of `encode` for the longer response. A pair cut to equal responses is left out."""
     stops = stop_ids(tokenizer)
 
-    def example(record: Record) -> _Encoded[PreferenceExample] | None:
+    def example(record: Record) -> Encoded[PreferenceExample] | None:
         if not isinstance(record, Preference):
             raise DataError(f"got a {_name(record)}, expected a preference (chosen and rejected)")
         prompt_ids, chosen_ids = encode_completion(tokenizer, record.prompt, record.chosen, stops=stops)
         _, rejected_ids = encode_completion(tokenizer, record.prompt, record.rejected, stops=stops)
         longer = max(len(chosen_ids), len(rejected_ids))
-        room = _room(len(prompt_ids), longer, max_length, too_long)
+        room = room_for(len(prompt_ids), longer, max_length, too_long)
         if chosen_ids[:room] == rejected_ids[:room]:
             return None
         encoded = PreferenceExample(prompt_ids, chosen_ids[:room], rejected_ids[:room], record.where)
-        return _Encoded(encoded, len(prompt_ids) + room, room < longer)
+        return Encoded(encoded, len(prompt_ids) + room, room < longer)
 
-    return _encode_all(records, example, max_length)
+    return encode_all(records, example, max_length)
 
 
 def encode_rated(
@@ -207,19 +207,19 @@ def encode_rated(
     """Rated answers, by the rules of `encode`: "truncate" cuts the end of an answer, whose rating stays as it is."""
     stops = stop_ids(tokenizer)
 
-    def example(record: Record) -> _Encoded[RatedExample] | None:
+    def example(record: Record) -> Encoded[RatedExample] | None:
         if not isinstance(record, Rated):
             raise DataError(
                 f"got a {_name(record)}, expected a rated answer (scores, with a text or prompt and answer)"
             )
         prompt_ids, response_ids = encode_completion(tokenizer, record.prompt, record.completion, stops=stops)
-        room = _room(len(prompt_ids), len(response_ids), max_length, too_long)
+        room = room_for(len(prompt_ids), len(response_ids), max_length, too_long)
         if not room:
             return None
         encoded = RatedExample(prompt_ids, response_ids[:room], record.rating, record.where)
-        return _Encoded(encoded, len(prompt_ids) + room, room < len(response_ids))
+        return Encoded(encoded, len(prompt_ids) + room, room < len(response_ids))
 
-    return _encode_all(records, example, max_length)
+    return encode_all(records, example, max_length)
 
 
 def encode_prompts(
@@ -230,7 +230,7 @@ def encode_prompts(
     A reward finds the completion (and its scores), or chosen and rejected, among the columns.
     """
 
-    def example(record: Record) -> _Encoded[PromptExample] | None:
+    def example(record: Record) -> Encoded[PromptExample] | None:
         match record:
             case Prompt(prompt):
                 columns = record.columns
@@ -243,13 +243,13 @@ def encode_prompts(
             case _:
                 raise DataError(f"got a {_name(record)}, expected a prompt")
         ids = encode_prompt(tokenizer, prompt)
-        room = _room(0, len(ids), max_length, too_long)
+        room = room_for(0, len(ids), max_length, too_long)
         if not room:
             return None
         encoded = PromptExample(ids[-room:], prompt_text(tokenizer, prompt), columns, record.where)
-        return _Encoded(encoded, room, room < len(ids))
+        return Encoded(encoded, room, room < len(ids))
 
-    return _encode_all(records, example, max_length)
+    return encode_all(records, example, max_length)
 
 
 def token_counts(tokenizer: Tokenizer, record: Record, *, stops: Sequence[int] = ()) -> tuple[int, int]:
@@ -271,15 +271,21 @@ def token_counts(tokenizer: Tokenizer, record: Record, *, stops: Sequence[int] =
     return len(prompt_ids), len(response_ids)
 
 
-class _Encoded(NamedTuple, Generic[E]):
+class Encoded(NamedTuple, Generic[E]):
+    """An example, its tokens in all, and whether an end was cut off."""
+
     example: E
     length: int
     truncated: bool
 
 
-def _encode_all(
-    records: Iterable[Record], encode_one: Callable[[Record], _Encoded[E] | None], max_length: int
+def encode_all(
+    records: Iterable[Record], encode_one: Callable[[Record], Encoded[E] | None], max_length: int
 ) -> tuple[list[E], EncodeReport]:
+    """Records as examples; one that `encode_one` returns None for is left out.
+
+    Raises DataError, naming the row, where it does; or no row is kept.
+    """
     kept: list[E] = []
     read = truncated = tokens = longest = 0
     for record in records:
@@ -299,7 +305,7 @@ def _encode_all(
     return kept, report
 
 
-def _room(prompt: int, response: int, max_length: int, too_long: TooLong) -> int:
+def room_for(prompt: int, response: int, max_length: int, too_long: TooLong) -> int:
     """How many tokens of the response stay; 0: the row is left out."""
     if prompt + response <= max_length:
         return response

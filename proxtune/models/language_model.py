@@ -1,8 +1,11 @@
-"""A causal language model as RLHF needs it: a trunk that makes hidden states, and a head that reads them."""
+"""A language model as training needs it: a trunk that makes hidden states, and a head that reads them.
+
+An encoder is one without a head for the next token: it reads both ways, and heads.py says what reads its states.
+"""
 
 import copy
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +46,19 @@ class LanguageModel:
     def context(self) -> int:
         """The longest sequence the model was made for, in tokens."""
         named = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
-        return 2**20 if named is None else int(named)  # models without positions (ALiBi) name none
+        return 2**20 if named is None else int(named) - self.first_position  # models without positions name none
+
+    @property
+    def causal(self) -> bool:
+        """Whether it predicts the next token; an encoder does not."""
+        return self.module.get_output_embeddings() is not None
+
+    @cached_property
+    def first_position(self) -> int:
+        """The position of a row's first token: RoBERTa and its relatives count from the one after their padding's."""
+        embeddings = getattr(self.module.base_model, "embeddings", None)
+        counts_on = hasattr(embeddings, "create_position_ids_from_input_ids")
+        return int(embeddings.padding_idx) + 1 if counts_on else 0  # type: ignore[union-attr]
 
     @cached_property
     def stop_ids(self) -> tuple[int, ...]:
@@ -89,16 +104,25 @@ class LanguageModel:
         """Hidden states [B, S, H] of the trunk, of rows of one length [B, S] that nothing is remembered of."""
         return self.module.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
-    def run(self, ids: Tensor, rows: Rows, *, below: trunk.Below | None = None) -> Tensor:
+    def run(
+        self, ids: Tensor, rows: Rows, *, below: trunk.Below | None = None, segments: Tensor | None = None
+    ) -> Tensor:
         """Hidden states [N, H] of the tokens [N] of packed rows.
 
         Args:
             below: [N, H], what the frozen lower blocks make of these tokens; only those above are run then.
+            segments: [N], 0 in the first text and 1 in the second, for an encoder that tells two texts apart.
         """
+        more = {} if segments is None else {"token_type_ids": segments[None]}
         made = ids.new_zeros(1, 1, 1, 1, dtype=torch.bool)  # stands for a mask, so that transformers makes none
         with nullcontext() if below is None else trunk.begin_above(self.module, below):
             return self.module.base_model(
-                input_ids=ids[None], attention_mask=made, position_ids=rows.positions[None], use_cache=False, rows=rows
+                input_ids=ids[None],
+                attention_mask=made,
+                position_ids=rows.positions[None] + self.first_position,
+                use_cache=False,
+                rows=rows,
+                **more,
             ).last_hidden_state[0]
 
     @property
@@ -197,12 +221,16 @@ def weight_hash(module: nn.Module) -> str:
 def check_architecture(model: LanguageModel) -> None:
     """Refuse an architecture whose logits are not those of its head, or that cannot keep packed rows apart."""
     ids = torch.arange(8, device=model.device)[None] % model.module.config.get_text_config().vocab_size
+    read: Callable[[Tensor], Tensor] = model.logits
+    if not model.causal:
+        ids, read = ids + 8, Tensor.float  # clear of the padding that RoBERTa finds by its id
     with torch.no_grad():
-        theirs = model.module(input_ids=ids).logits.float()
-        _refuse(model, model.logits(model.hidden(ids)), theirs, "changes its logits after the head")
+        theirs = read(model.hidden(ids))
+        if model.causal:
+            _refuse(model, theirs, model.module(input_ids=ids).logits.float(), "changes its logits after the head")
         rows = Rows([3, 8], device=model.device)
         try:
-            packed = model.logits(model.run(torch.cat([ids[0, :3], ids[0]]), rows))[3:]
+            packed = read(model.run(torch.cat([ids[0, :3], ids[0]]), rows))[3:]
         except TypeError:  # no room for `rows` in its forward pass
             packed = torch.full_like(theirs[0], torch.nan)
         _refuse(model, packed[None], theirs, "does not take rows of different lengths without padding")

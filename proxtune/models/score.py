@@ -140,6 +140,31 @@ def states(model: LanguageModel, tokens: Tokens, below: Below | None = None) -> 
     return hidden[chooses[kept]]
 
 
+def row_states(
+    model: LanguageModel, texts: Sequence[Sequence[int]], second: Sequence[int] | None = None
+) -> tuple[Tensor, Rows]:
+    """The states [N, H] of all tokens of whole rows, one row after the other, and where each row stands.
+
+    Args:
+        second: where each row's second text begins; an encoder that tells two texts apart reads it as such.
+    """
+    rows = Rows([len(ids) for ids in texts], device=model.device)
+    ids = torch.tensor([token for row in texts for token in row], device=model.device)
+    segments = None
+    if second is not None and getattr(model.module.config, "type_vocab_size", 0) > 1:
+        segments = (rows.positions >= torch.tensor(second, device=model.device)[rows.places]).long()
+    return model.run(ids, rows, segments=segments), rows
+
+
+def pooled_states(model: LanguageModel, texts: Sequence[Sequence[int]], second: Sequence[int] | None = None) -> Tensor:
+    """[B, H]: one state a row, its last where the model reads forwards alone, the mean of all in an encoder."""
+    hidden, rows = row_states(model, texts, second)
+    lengths = torch.tensor(rows.lengths, device=hidden.device)
+    if model.causal:
+        return hidden[lengths.cumsum(0) - 1]
+    return hidden.new_zeros(len(texts), hidden.shape[1]).index_add(0, rows.places, hidden) / lengths[:, None]
+
+
 def join(tokens: Tokens) -> Tensor:
     """[B, S]: prompt and response in one row without a gap, padded on the right only."""
     column = torch.arange(_width(tokens), device=tokens.prompt_ids.device)[None]

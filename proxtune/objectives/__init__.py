@@ -1,5 +1,6 @@
 """The public maths: pure functions on tensors, which import torch and nothing of ours."""
 
+from proxtune.objectives.labels import balanced_weights, class_loss, class_set_loss
 from proxtune.objectives.masked import masked_mean, token_entropy, whiten
 from proxtune.objectives.ppo import (
     clipped_policy_loss,
@@ -16,7 +17,10 @@ from proxtune.objectives.reward import bradley_terry_loss, rating_loss
 from proxtune.objectives.sft import sft_loss
 
 __all__ = [
+    "balanced_weights",
     "bradley_terry_loss",
+    "class_loss",
+    "class_set_loss",
     "clipped_policy_loss",
     "clipped_value_loss",
     "dpo_loss",

@@ -60,7 +60,7 @@ def save(root: Path, step: int, state: State) -> Path:
     tensors: dict[str, Tensor] = {}
     text = json.dumps({"step": step, "state": _split(state, "state", tensors)})
     needed = sum(tensor.nbytes for tensor in tensors.values()) + len(text) + SPARE_BYTES
-    final = root / f"step-{step:06d}"
+    final = folder_of(root, step)
     partial = root / f".partial-{final.name}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -151,17 +151,22 @@ def set_aside(root: Path, report: Callable[[str], None] = logger.warning) -> Non
         report(f"{folder} could not be restored in {TRIES} tries: the one before it is used, and it is kept as {aside}")
 
 
-def prune(root: Path, keep: int) -> None:
+def folder_of(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return root / f"step-{step:06d}"
+
+
+def prune(root: Path, keep: int, *, also: int | None = None) -> None:
     """Remove what is older than the newest `keep` (at least 2) steps that verify, and what killed writers left.
 
-    A damaged checkpoint counts for nothing: it goes only when `keep` good ones are newer.
+    The step `also` stays. A damaged checkpoint counts for nothing: it goes only when `keep` good ones are newer.
     """
     if keep < 2:
         raise CheckpointError(f"keep={keep}: at least 2 checkpoints must be kept, for the newest may turn out damaged")
     kept: set[int] = set()
     try:
         for step, folder in _listed(root):
-            if step in kept or len(kept) == keep:
+            if step in kept or (step != also and len(kept - {also}) == keep):
                 _discard(folder)
             elif _is_valid(folder):
                 kept.add(step)

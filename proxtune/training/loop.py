@@ -1,7 +1,9 @@
 """The one training loop: it drives anything that has a `step`, and writes down enough to go on after a kill."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
 
 import torch
@@ -25,6 +27,44 @@ class TrainingConfig(Section):
     keep: PositiveInt = Field(2, ge=2, description="checkpoints that are kept")
     eval_every: NonNegativeInt = Field(0, description="steps between evaluations on held-out data; 0: at the end alone")
     samples: NonNegativeInt = Field(4, description="sampled answers a step that go into samples.jsonl")
+    best_by: str | None = Field(
+        "auto",
+        description="held-out figure, as eval/loss, whose best step becomes the model, not the last step; auto: the "
+        "task's own in proxtune sft, none elsewhere; null: the last step",
+    )
+    patience: PositiveInt | None = Field(
+        3, description="evaluations in a row without a better one that end the run, where best_by says what is better"
+    )
+
+
+@dataclass
+class Best:
+    """The best evaluation so far by one held-out figure, and how many came after it."""
+
+    figure: str
+    rises: bool  # whether a higher figure is better
+    step: int = 0
+    value: float = math.nan
+    since: int = 0
+
+    def see(self, step: int, metrics: Metrics) -> None:
+        """The figures of a step, evaluated or not; of equal ones the first is the best."""
+        value = metrics.get(self.figure)
+        if value is None:
+            return
+        better = value > self.value if self.rises else value < self.value
+        if better or math.isnan(self.value):
+            self.step, self.value, self.since = step, value, 0
+        else:
+            self.since += 1
+
+    def state(self) -> dict[str, Any]:
+        """What a later process needs to go on."""
+        return {"step": self.step, "value": self.value, "since": self.since}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state` was taken."""
+        self.step, self.value, self.since = state["step"], state["value"], state["since"]
 
 
 class Algorithm(Protocol):
@@ -68,6 +108,7 @@ def fit(
     steps: int,
     seed: int = 0,
     evaluate: Callable[[], Metrics] | None = None,
+    best: Best | None = None,
     watch: Watch | None = None,
 ) -> None:
     """Train up to step number `steps`, from the newest checkpoint of `run` if it has one.
@@ -80,21 +121,23 @@ def fit(
     current step; or before it, where the step had changed nothing; or between a step and its evaluation.
 
     Args:
+        best: keep the best evaluation's checkpoint, end the run after `config.patience` worse ones in a row, and leave
+            the algorithm where it was best. It is brought up to date.
         watch: called with each step's number and figures, for a progress bar.
 
     Raises:
         Stopped, RewardError: the checkpoint is written.
         DivergedError: a loss or gradient is not finite; the step's figures are logged, and nothing was moved by it.
     """
-    step, trained = restore(algorithm, batches, run)
+    step, trained = restore(algorithm, batches, run, best)
     run.rewind(step if trained is None else step - 1)
 
     def save(place: dict[str, Any]) -> None:
         state = {"algorithm": algorithm.state(), "batches": place, "trained": trained}
-        checkpoint.save(run.checkpoints, step, state)
-        checkpoint.prune(run.checkpoints, config.keep)
+        checkpoint.save(run.checkpoints, step, state | ({"best": best.state()} if best else {}))
+        checkpoint.prune(run.checkpoints, config.keep, also=best.step if best else None)
 
-    while step < steps or trained is not None:
+    while (step < steps and not _is_over(best, config)) or trained is not None:
         place = batches.state()
         try:
             if trained is None:
@@ -114,12 +157,27 @@ def fit(
         run.log_samples(step, trained["samples"])
         if watch is not None:
             watch(step, trained["metrics"])
+        if best is not None:
+            best.see(step, trained["metrics"])
         trained = None
-        if config.save_every and _due(step, config.save_every, steps):
+        is_best = best is not None and best.step == step < steps
+        if is_best or (config.save_every and _due(step, config.save_every, steps)):
             save(place)
+    _go_back(algorithm, best, step, run)
 
 
-def restore(algorithm: Algorithm, batches: Batches, run: Run) -> tuple[int, Trained | None]:
+def _go_back(algorithm: Algorithm, best: Best | None, step: int, run: Run) -> None:
+    """From `step` to the best one, where there is one."""
+    if best is not None and best.step not in (0, step):
+        _, state = checkpoint.load(checkpoint.folder_of(run.checkpoints, best.step))
+        algorithm.load_state(state["algorithm"])
+
+
+def _is_over(best: Best | None, config: TrainingConfig) -> bool:
+    return best is not None and config.patience is not None and best.since >= config.patience
+
+
+def restore(algorithm: Algorithm, batches: Batches, run: Run, best: Best | None = None) -> tuple[int, Trained | None]:
     """Load the newest checkpoint that verifies, and that did not fail to load twice.
 
     Returns:
@@ -133,6 +191,8 @@ def restore(algorithm: Algorithm, batches: Batches, run: Run) -> tuple[int, Trai
         step, state = checkpoint.load(folder)
         algorithm.load_state(state["algorithm"])
         batches.load_state(state["batches"])
+        if best is not None and "best" in state:
+            best.load_state(state["best"])
     return step, state["trained"]
 
 

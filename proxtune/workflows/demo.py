@@ -29,8 +29,9 @@ from proxtune.rewards.base import Answers, Reward
 from proxtune.rewards.learned import LearnedReward
 from proxtune.runs import Run
 from proxtune.workflows import film_reviews, machine
-from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, sft_job
+from proxtune.workflows.jobs import Job, ppo_job, reward_job, sft_job
 from proxtune.workflows.rewards import reward_model_of
+from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 from proxtune.workflows.train import execute
 
 RESPONSE = 24  # tokens that PPO samples; a prompt is about 10 before them

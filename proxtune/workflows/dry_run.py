@@ -100,9 +100,10 @@ def _show_rows(job: Job, tokenizer: Tokenizer, console: Console) -> None:
 
 
 def _as_trained(example: Any, tokenizer: Tokenizer) -> Iterator[preview.Previewed]:
-    if isinstance(example, PromptExample):
+    if not hasattr(example, "response_ids") and not isinstance(example, PreferenceExample):
         pieces = list(preview.pieces_of(tokenizer, example.prompt_ids, "given"))
-        yield preview.Previewed(example.where, "", pieces, f"{len(example.prompt_ids)} tokens")
+        target = "" if isinstance(example, PromptExample) else f" · learnt: {example.target}"
+        yield preview.Previewed(example.where, "", pieces, f"{len(example.prompt_ids)} tokens{target}")
         return
     pair = isinstance(example, PreferenceExample)
     answers = {"chosen": example.chosen_ids, "rejected": example.rejected_ids} if pair else {"": example.response_ids}

@@ -14,8 +14,8 @@ from proxtune.evaluation.run import likelihood, pair_accuracy, rating_fit
 from proxtune.models.load import load as load_model
 from proxtune.runs import Run
 from proxtune.training.metrics import Metrics
-from proxtune.workflows.jobs import PPORun, RewardRun, SFTRun
 from proxtune.workflows.rewards import build_judges, build_reward, functions_of, mean_scores, reward_model_of
+from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 
 SCHEMAS: dict[str, type[SFTRun | RewardRun | PPORun]] = {"sft": SFTRun, "reward": RewardRun, "ppo": PPORun}
 

@@ -8,110 +8,48 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 
 from proxtune.algorithms.ppo import PPO
-from proxtune.algorithms.ppo_config import PPOConfig
-from proxtune.algorithms.ptx import Ptx, PtxConfig
+from proxtune.algorithms.ptx import Ptx
 from proxtune.algorithms.reward_model import (
     PAIRS,
     RATINGS,
     Judgements,
-    RewardModelConfig,
     RewardTrainer,
     normalise,
     rating_scale,
     standardise,
 )
-from proxtune.algorithms.sft import SFT, SFTConfig
-from proxtune.config import Section
+from proxtune.algorithms.sft import SFT
+from proxtune.algorithms.task import TaskTrainer
+from proxtune.data.labels import Reading
 from proxtune.data.loader import Loader
 from proxtune.data.records import Answered, Completion, Labelled, Preference, Rated, Record, Tagged, Text, text_of
-from proxtune.data.sources import DataConfig, Dataset, TooLong, read
+from proxtune.data.sources import Dataset, TooLong, read
 from proxtune.data.sources import load as load_data
 from proxtune.data.template import EncodeReport, encode, encode_preferences, encode_prompts, encode_rated
 from proxtune.errors import ConfigError
 from proxtune.evaluation.run import likelihood, pair_accuracy, rating_fit
-from proxtune.models.critic import CriticConfig, build_critic
-from proxtune.models.heads import RewardModel, ScalarHead
+from proxtune.evaluation.task import evaluation
+from proxtune.evaluation.tasks import TASKS
+from proxtune.models.critic import build_critic
+from proxtune.models.heads import LinearHead, RewardModel, ScalarHead, TaskModel
 from proxtune.models.language_model import LanguageModel, weight_hash
-from proxtune.models.load import ModelConfig
 from proxtune.models.load import load as load_model
-from proxtune.models.peft import TuningConfig, tune
+from proxtune.models.peft import tune
 from proxtune.rewards.base import Reward
-from proxtune.rollouts.sampling import training_problems
-from proxtune.rollouts.store import RolloutConfig, RolloutStore
+from proxtune.rollouts.store import RolloutStore
 from proxtune.runs import Run, derive_seed
-from proxtune.training.loop import Algorithm, TrainingConfig
+from proxtune.training.loop import Algorithm, Best
 from proxtune.training.metrics import Metrics
-from proxtune.training.optim import OptimConfig
 from proxtune.workflows.rewards import (
-    RewardConfig,
     build_judges,
     build_reward,
     longest_scored,
     mean_scores,
     scorers,
 )
-
-
-class RunConfig(Section):
-    """What every run has."""
-
-    name: str = Field("run", description="the run's folder is <runs>/<name>")
-    runs: Path = Field(Path("runs"), description="where runs live")
-    seed: int = Field(1, description="every random draw of the run derives from it")
-    model: ModelConfig = Field(ModelConfig(), description="the language model to start from")
-    tuning: TuningConfig = Field(TuningConfig(), description="which weights are trained")
-    data: DataConfig = Field(description="what to learn from")
-    optim: OptimConfig = Field(OptimConfig(), description="the optimiser")
-    training: TrainingConfig = Field(TrainingConfig(), description="how long, and what is kept")
-
-
-class SFTRun(RunConfig):
-    """`proxtune sft`."""
-
-    name: str = Field("sft", description="the run's folder is <runs>/<name>")
-    sft: SFTConfig = Field(SFTConfig(), description="the algorithm")
-
-
-class RewardRun(RunConfig):
-    """`proxtune reward`."""
-
-    name: str = Field("reward", description="the run's folder is <runs>/<name>")
-    reward_model: RewardModelConfig = Field(RewardModelConfig(), description="the algorithm")
-
-
-class PPORun(RunConfig):
-    """`proxtune ppo`."""
-
-    name: str = Field("ppo", description="the run's folder is <runs>/<name>")
-    rollout: RolloutConfig = Field(RolloutConfig(), description="how responses are sampled")
-    reward: RewardConfig = Field(RewardConfig(), description="what is rewarded")
-    critic: CriticConfig = Field(CriticConfig(), description="what estimates the values")
-    ppo: PPOConfig = Field(PPOConfig(), description="the algorithm")
-    ptx: PtxConfig = Field(PtxConfig(), description="language modelling mixed into the updates")
-    profile: bool = Field(False, description="measure where the time of the second step goes; shown, and in the report")
-
-    def problems(self) -> list[tuple[str, str]]:
-        found = [(f"rollout.{key}", message) for key, message in training_problems(self.rollout)]
-        if self.tuning.dropout > 0:
-            found.append(
-                ("tuning.dropout", "PPO needs the sampler and the trainer to be one function; set tuning.dropout=0")
-            )
-        if self.critic.kind == "separate" and self.ppo.value_coef == 0:
-            found.append(
-                ("ppo.value_coef", "is 0, so the separate critic would never learn; set ppo.value_coef above 0")
-            )
-        if self.reward.teachers and self.reward.likelihood == "sum" and self.ppo.reward_clip is not None:
-            clip = f"{self.ppo.reward_clip:g}"
-            found.append(
-                (
-                    "ppo.reward_clip",
-                    f"{clip} would make every summed log-likelihood below −{clip} alike; set ppo.reward_clip=null",
-                )
-            )
-        return found
+from proxtune.workflows.schemas import PPORun, RewardRun, RunConfig, SFTRun
 
 
 @dataclass
@@ -132,12 +70,16 @@ class Job:
     rewards: dict[str, float] = field(default_factory=dict)  # name -> weight: functions do not stand in the config
     judges: list[str] = field(default_factory=list)  # names, likewise
     held_out: Sequence[Any] = ()  # what `evaluate` measures on
+    best: Best | None = None  # what the saved model is chosen by, where it is not the last step's
 
 
 def sft_job(config: SFTRun) -> Job:
-    """Supervised fine-tuning."""
+    """Supervised fine-tuning: of a model that writes, or of a head for a task."""
+    if config.task.kind != "language":
+        return _task_job(config)
     train, held_out, notes, data = _read(config)
     model, base = _model(config, train.records)
+    _check_writes(config, model)
     model = tune(model, config.tuning, seed=derive_seed(config.seed, "adapter"))
     length = _max_length(config, model)
     examples, report = encode(train.records, model.tokenizer, max_length=length, too_long=config.data.too_long)
@@ -150,17 +92,97 @@ def sft_job(config: SFTRun) -> Job:
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     algorithm = SFT(model, config.sft, optim=config.optim, total_steps=steps)
-    counts = _count(model)
-    return Job("sft", config, algorithm, batches, steps, model.save, evaluate, base, data, counts, notes, held_out=held)
+    counts, best = _count(model), _best(config, "eval/loss", held, notes)
+    return Job(
+        "sft",
+        config,
+        algorithm,
+        batches,
+        steps,
+        model.save,
+        evaluate,
+        base,
+        data,
+        counts,
+        notes,
+        held_out=held,
+        best=best,
+    )
+
+
+def _task_job(config: SFTRun) -> Job:
+    """A head, and what of the trunk `tuning` says, learn the labels of the data."""
+    train, held_out, notes, data = _read(config)
+    lm, base = _model(config, train.records)
+    length = _max_length(config, lm)
+    task = TASKS[config.task.kind].learn([*train.records, *(held_out.records if held_out else ())], config.task)
+    head = LinearHead(
+        lm.hidden_size, task.outputs, dropout=config.task.head_dropout, generator=_generator(config.seed, "task head")
+    )
+    tune(lm, config.tuning, seed=derive_seed(config.seed, "adapter"), head=True)
+    model = TaskModel(lm, head.to(lm.device), length, task.meta())
+    reading = Reading(lm.tokenizer, lm.causal, length, config.data.too_long)
+    examples, report = task.encode(train.records, reading)
+    notes.append(str(report))
+    evaluate, held = None, list[Any]()
+    if held_out is not None:
+        held, report = task.encode(held_out.records, reading)
+        notes.append(f"held out: {report}")
+        by_place = {record.where: record for record in held_out.records}
+        evaluate = partial(evaluation, task, model, [by_place[example.where] for example in held], held)
+    batches = Loader(examples, config.sft.batch_size, seed=config.seed)
+    steps = _steps(config, batches)
+    algorithm = TaskTrainer(model, task, config.sft, optim=config.optim, total_steps=steps)
+    counts, best = _count(lm, head), _best(config, f"eval/{task.headline}", held, notes)
+    return Job(
+        "sft",
+        config,
+        algorithm,
+        batches,
+        steps,
+        model.save,
+        evaluate,
+        base,
+        data,
+        counts,
+        notes,
+        held_out=held,
+        best=best,
+    )
+
+
+def _best(config: SFTRun, own: str, held: Sequence[Any], notes: list[str]) -> Best | None:
+    """What the saved model is chosen by: `training.best_by`, or the task's own figure."""
+    figure = own if config.training.best_by == "auto" else config.training.best_by
+    if figure is None or not held:
+        return None
+    patience = config.training.patience
+    ends = f"; {patience} evaluations in a row without a better one end the run" if patience else ""
+    notes.append(f"the model will be that of the best {figure}, evaluated {_how_often(config)}{ends}")
+    return Best(figure, rises=figure.rpartition("/")[2] not in ("loss", "perplexity", "rmse", "mae", "ece"))
+
+
+def _how_often(config: SFTRun) -> str:
+    every = config.training.eval_every
+    return f"every {every} steps" if every else "once, at the end (set training.eval_every)"
+
+
+def _check_writes(config: RunConfig, model: LanguageModel) -> None:
+    if not model.causal:
+        raise ConfigError(
+            f"model.name={config.model.name} is an encoder, which reads text and writes none; take a model that "
+            "writes, or set task.kind to classification, label_sets, regression, tagging or question_answering"
+        )
 
 
 def reward_job(config: RewardRun) -> Job:
     """Reward modelling, from pairs or from ratings, as the data has it."""
     train, held_out, notes, data = _read(config)
     lm, base = _model(config, train.records)
+    _check_writes(config, lm)
     length = _max_length(config, lm)
     head = ScalarHead(lm.hidden_size, zero=False, generator=_generator(config.seed, "reward head"))
-    tune(lm, config.tuning, seed=derive_seed(config.seed, "adapter"))
+    tune(lm, config.tuning, seed=derive_seed(config.seed, "adapter"), head=True)
     model = RewardModel(lm, head.to(lm.device), max_length=length)
     rated = train.format == "rated"
     examples, held = _judged(train, held_out, lm, length, config.data.too_long, notes)
@@ -194,6 +216,7 @@ def ppo_job(
     """
     train, held_out, notes, data = _read(config)
     policy, base = _model(config, train.records)
+    _check_writes(config, policy)
     length = _max_length(config, policy, reserve=config.rollout.max_new_tokens)
     prompts, report = encode_prompts(train.records, policy.tokenizer, max_length=length, too_long=config.data.too_long)
     notes.append(str(report))

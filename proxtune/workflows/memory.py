@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from proxtune.algorithms.ppo import PPO
-from proxtune.algorithms.reward_model import RewardTrainer
+from proxtune.algorithms.sft import SFT
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.packed import can_pack
@@ -148,7 +148,7 @@ def _passes(
     depth = f"{job.config.tuning.top_layers or layers} of {layers} blocks, hidden {model.hidden_size}"
     how = f"{likely.tokens:,} tokens × {each / 1024:.0f} KiB ({depth})"
     terms = [Term("activations", how, _sizes([each * shape.tokens for shape in passes]), ("update",))]
-    if not isinstance(job.algorithm, RewardTrainer):
+    if isinstance(job.algorithm, SFT | PPO):
         pieces = [min(LOGITS_AT_ONCE, max(64, s.counted) * vocabulary) for s in passes]
         how = f"{LOGITS} × {pieces[1] // vocabulary:,} tokens at once × {vocabulary:,} × 4 bytes"
         terms.append(Term("logits", how, _sizes([LOGITS * 4.0 * piece for piece in pieces]), ("update", "evaluation")))

@@ -14,6 +14,7 @@ import torch
 from proxtune.algorithms.ppo import PPO
 from proxtune.algorithms.reward_model import RewardTrainer
 from proxtune.algorithms.sft import SFT
+from proxtune.algorithms.task import TaskTrainer
 from proxtune.evaluation.run import likelihood
 from proxtune.runs import derive_seed
 from proxtune.training.metrics import Metrics
@@ -146,6 +147,8 @@ def _evaluation(job: Job, clock: Clock) -> float:
     match job.algorithm:
         case SFT(model=model):
             likelihood(model, rows)
+        case TaskTrainer(model=model, task=task):
+            task.predict(model, rows)
         case RewardTrainer(model=model, judgements=judgements):
             judgements.scores(model, rows)
         case PPO(policy=policy, reward=reward, rollout=rollout):

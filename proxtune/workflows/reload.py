@@ -1,17 +1,19 @@
 """A model folder is believed when it has been loaded again and says what the trained model says."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from proxtune.algorithms.reward_model import RewardTrainer
+from proxtune.algorithms.task import TaskTrainer
 from proxtune.data.collate import Tokens, collate
 from proxtune.errors import ModelError
-from proxtune.models.heads import RewardModel
+from proxtune.models.heads import RewardModel, TaskModel
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import load
-from proxtune.models.score import frozen_logprobs, rewards
+from proxtune.models.score import frozen_logprobs, rewards, row_states
 from proxtune.workflows.jobs import Job
 from proxtune.workflows.shapes import language_model, responses_in, upcoming
 
@@ -32,11 +34,15 @@ def reload_gap(job: Job, folder: Path) -> float:
     if not saved.reads_as(trained):
         raise ModelError(f"{folder} was loaded again and its tokenizer reads text otherwise; {_ADVICE}")
     trained.module.eval()
-    gap, limit = difference(job, saved, folder, _rows(job, trained)), TOLERANCE[trained.module.dtype]
+    if isinstance(job.algorithm, TaskTrainer):
+        gap = _task_gap(job.algorithm, TaskModel.load(saved, folder), upcoming(job, 1)[0][:EXAMPLES])
+    else:
+        gap = difference(job, saved, folder, _rows(job, trained))
+    limit = TOLERANCE[trained.module.dtype]
     if not gap <= limit:
-        what = "score" if isinstance(job.algorithm, RewardTrainer) else "log-prob"
         raise ModelError(
-            f"{folder} was loaded again and is another model than the one that was trained: a {what} on the training "
+            f"{folder} was loaded again and is another model than the one that was trained: a {said_by(job)} on the "
+            "training "
             f"data differs by {gap:.2g} (at most {limit:g} is rounding); {_ADVICE}"
         )
     return gap
@@ -54,6 +60,24 @@ def difference(job: Job, saved: LanguageModel, folder: Path, tokens: Tokens) -> 
     else:
         gaps = frozen_logprobs(language_model(job), tokens) - frozen_logprobs(saved, tokens)
     return float(gaps.abs().max())
+
+
+def _task_gap(trained: TaskTrainer, saved: TaskModel, examples: Sequence[Any]) -> float:
+    """The largest difference of a head's number, over the tokens of a few rows."""
+    rows = [example.prompt_ids for example in examples]
+    trained.model.head.eval()
+    before, after = (model.head(row_states(model.lm, rows)[0]) for model in (trained.model, saved))
+    return float((before - after).abs().max())
+
+
+def said_by(job: Job) -> str:
+    """What a job's model says: the word for messages."""
+    match job.algorithm:
+        case TaskTrainer():
+            return "logit"
+        case RewardTrainer():
+            return "score"
+    return "log-prob"
 
 
 _ADVICE = (

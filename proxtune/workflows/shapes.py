@@ -8,6 +8,8 @@ from torch import nn
 from proxtune.algorithms.ppo import PPO
 from proxtune.algorithms.reward_model import RewardTrainer
 from proxtune.algorithms.sft import SFT
+from proxtune.algorithms.task import TaskTrainer
+from proxtune.data.labels import AnswerExample, LabelExample, TagExample
 from proxtune.data.template import Example, PreferenceExample, PromptExample, RatedExample
 from proxtune.models.language_model import LanguageModel
 from proxtune.workflows.jobs import Job
@@ -37,7 +39,7 @@ def language_model(job: Job) -> LanguageModel:
     match job.algorithm:
         case SFT(model=model):
             return model
-        case RewardTrainer(model=model):
+        case RewardTrainer(model=model) | TaskTrainer(model=model):
             return model.lm
         case PPO(policy=policy):
             return policy
@@ -49,7 +51,7 @@ def trained_weights(job: Job) -> list[nn.Parameter]:
     match job.algorithm:
         case SFT(model=model):
             return list(model.trained().values())
-        case RewardTrainer(model=model):
+        case RewardTrainer(model=model) | TaskTrainer(model=model):
             return [*model.lm.trained().values(), *model.head.parameters()]
         case PPO(policy=policy, critic=critic):
             return [*policy.trained().values(), *critic.trained().values()]
@@ -65,6 +67,8 @@ def responses_in(example: Any) -> list[list[int]]:
             return [response]
         case PromptExample():
             return []
+        case LabelExample() | TagExample() | AnswerExample():  # all of a row is given
+            return [[]]
     raise AssertionError(type(example))
 
 
@@ -106,6 +110,6 @@ def _rows_at_once(job: Job, batch: int) -> int:
     match job.algorithm:
         case PPO(config=config):
             return config.microbatch_size or config.minibatch_size
-        case SFT(config=config) | RewardTrainer(config=config):
+        case SFT(config=config) | RewardTrainer(config=config) | TaskTrainer(config=config):
             return (config.microbatch_size or config.batch_size) * batch // config.batch_size
     raise AssertionError(type(job.algorithm))

@@ -15,11 +15,12 @@ from proxtune.evaluation.report import write_report
 from proxtune.runs import Run, environment
 from proxtune.training import stop
 from proxtune.training.loop import fit
-from proxtune.workflows.jobs import Job, PPORun, RunConfig
+from proxtune.workflows.jobs import Job
 from proxtune.workflows.profile import StepProfiler, block, both
 from proxtune.workflows.progress import Progress
-from proxtune.workflows.reload import reload_gap
+from proxtune.workflows.reload import reload_gap, said_by
 from proxtune.workflows.rewards import LIMITS
+from proxtune.workflows.schemas import PPORun, RunConfig
 
 
 def execute(job: Job, *, resume: bool = False, console: Console | None = None) -> Run:
@@ -56,12 +57,17 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
                 steps=job.steps,
                 seed=job.config.seed,
                 evaluate=job.evaluate,
+                best=job.best,
                 watch=both(progress, StepProfiler(run, console)) if profiled else progress,
             )
+        if job.best is not None and job.best.step:
+            console.print(
+                f"best    {job.best.figure} {job.best.value:.4g} at step {job.best.step}: the model is that one"
+            )
         gap = save_model(job, run)
-        console.print(
-            f"reloaded: same {'scores' if job.command == 'reward' else 'log-probs'} (largest difference {gap:.1g})"
-        )
+        console.print(f"reloaded: same {said_by(job)}s (largest difference {gap:.1g})")
+        if job.best is not None:
+            manifest["best"] = {"figure": job.best.figure, **job.best.state()}
         manifest |= {"finished": _now(), "seconds": manifest.get("seconds", 0.0) + time.perf_counter() - began}
         run.write_manifest(manifest)
         report = write_report(run, extra=block(run))

@@ -33,7 +33,8 @@ from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.runs import derive_seed
 from proxtune.training.metrics import Metrics
 from proxtune.training.optim import Optimizer
-from proxtune.workflows.jobs import Job, PPORun, RewardRun, RunConfig, SFTRun
+from proxtune.workflows.jobs import Job
+from proxtune.workflows.schemas import PPORun, RewardRun, RunConfig, SFTRun
 from proxtune.workflows.shapes import language_model, rows_of
 
 READ, ROWS, LONGEST, NEW_TOKENS = 256, 4, 192, 16  # rows of the file, rows of a batch, tokens of a row, of an answer

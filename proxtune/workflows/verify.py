@@ -18,8 +18,9 @@ from proxtune.config.source import Draft
 from proxtune.errors import ConfigError
 from proxtune.workflows import invariants as check
 from proxtune.workflows.invariants import Gap
-from proxtune.workflows.jobs import Job, PPORun, RewardRun, RunConfig, SFTRun, ppo_job, reward_job, sft_job
+from proxtune.workflows.jobs import Job, ppo_job, reward_job, sft_job
 from proxtune.workflows.rewards import functions_of
+from proxtune.workflows.schemas import PPORun, RewardRun, RunConfig, SFTRun
 from proxtune.workflows.trial import Trial, small
 
 SECTIONS = {"sft": {"sft"}, "reward": {"reward_model"}, "ppo": {"ppo", "rollout", "reward", "critic", "ptx"}}

@@ -25,7 +25,8 @@ from proxtune.models.score import answer_rewards
 from proxtune.objectives import rating_loss
 from proxtune.training.optim import OptimConfig
 from proxtune.workflows.evaluate import evaluate_run
-from proxtune.workflows.jobs import RewardRun, reward_job
+from proxtune.workflows.jobs import reward_job
+from proxtune.workflows.schemas import RewardRun
 from proxtune.workflows.train import execute
 from tests.tiny import tiny_model
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proxtune.config import load, recipes
 from proxtune.config.schema import Section, fields
 from proxtune.errors import ConfigError
-from proxtune.workflows.jobs import PPORun, RewardRun, SFTRun
+from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 
 SCHEMAS: dict[str, type[Section]] = {"sft": SFTRun, "reward": RewardRun, "ppo": PPORun}
 SOURCES = {name: recipes()[name].read_text(encoding="utf-8").splitlines() for name in SCHEMAS}

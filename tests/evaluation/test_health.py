@@ -13,7 +13,7 @@ from proxtune.config import key_table
 from proxtune.evaluation.health import CHECKS, Health, diagnose, fill_in
 from proxtune.evaluation.report import METRICS
 from proxtune.runs import Row, Run
-from proxtune.workflows.jobs import PPORun, RewardRun, SFTRun
+from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 
 ROOT = Path(__file__).parents[2]
 CURVES = ROOT / "results" / "road" / "curves"

@@ -26,7 +26,7 @@ from proxtune.rewards.base import Answers, FunctionReward
 from proxtune.runs import Run
 from proxtune.training.loop import TrainingConfig, fit
 from proxtune.training.optim import OptimConfig
-from proxtune.workflows.jobs import PPORun
+from proxtune.workflows.schemas import PPORun
 from tests.known.made import FULL, LORA, PROMPTS, unmoved, watched, weights
 from tests.tiny import tiny_model
 

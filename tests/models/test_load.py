@@ -148,7 +148,7 @@ def unknown_architecture(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "name", "message"),
     [
-        (empty, "bundled:smolllm", r"unknown bundled model 'smolllm'; expected one of smollm2"),
+        (empty, "bundled:smolllm", r"unknown bundled model 'smolllm'; expected one of minilm, smollm2"),
         (empty, "scratch:rnn", r"unknown model 'scratch:rnn'; expected scratch:transformer or scratch:lstm"),
         (empty, "{folder}/missing", r"no such run or model folder: .*/missing"),
         (empty, "./missing", r"no such run or model folder: missing"),

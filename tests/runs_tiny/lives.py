@@ -16,7 +16,8 @@ from proxtune import config as configs
 from proxtune.rewards.base import FunctionReward
 from proxtune.runs import Run
 from proxtune.training import checkpoint
-from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, sft_job
+from proxtune.workflows.jobs import Job, ppo_job, reward_job, sft_job
+from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 from proxtune.workflows.train import execute
 from tests.forked import fork
 

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from proxtune import config as configs
 from proxtune.runs import Run
-from proxtune.workflows.jobs import PPORun, SFTRun, ppo_job, sft_job
+from proxtune.workflows.jobs import ppo_job, sft_job
+from proxtune.workflows.schemas import PPORun, SFTRun
 from proxtune.workflows.train import execute
 
 QUIET = Console(quiet=True)

@@ -16,8 +16,9 @@ from proxtune.errors import RewardError
 from proxtune.rewards import remote
 from proxtune.runs import Run
 from proxtune.training import checkpoint
-from proxtune.workflows.jobs import Job, PPORun, ppo_job
+from proxtune.workflows.jobs import Job, ppo_job
 from proxtune.workflows.rewards import functions_of
+from proxtune.workflows.schemas import PPORun
 from proxtune.workflows.train import execute
 from tests.faults import Body, FaultServer, Handler, well
 from tests.forked import exit_code, fork

@@ -16,7 +16,8 @@ from proxtune.data.tokenizer import train_tokenizer
 from proxtune.errors import DataError, ModelError
 from proxtune.models import load as loading
 from proxtune.rewards.base import FunctionReward
-from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, sft_job
+from proxtune.workflows.jobs import Job, ppo_job, reward_job, sft_job
+from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 
 WORDS = "the film was good and the film was bad"
 CHATML = (

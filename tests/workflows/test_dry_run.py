@@ -14,8 +14,9 @@ from proxtune.runs import Run
 from proxtune.training.loop import fit
 from proxtune.workflows import machine, memory
 from proxtune.workflows.dry_run import DryRun, dry_run
-from proxtune.workflows.jobs import Job, PPORun, RewardRun, SFTRun, ppo_job, reward_job, sft_job
+from proxtune.workflows.jobs import Job, ppo_job, reward_job, sft_job
 from proxtune.workflows.probe import probe
+from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 from proxtune.workflows.shapes import Shape, language_model, upcoming
 from tests.runs_tiny.lives import brevity, job, write_data
 

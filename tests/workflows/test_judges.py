@@ -10,7 +10,8 @@ from rich.console import Console
 from proxtune import config as configs
 from proxtune.errors import ConfigError
 from proxtune.rewards.base import FunctionReward
-from proxtune.workflows.jobs import Job, PPORun, ppo_job
+from proxtune.workflows.jobs import Job, ppo_job
+from proxtune.workflows.schemas import PPORun
 from proxtune.workflows.train import execute
 
 QUIET = Console(quiet=True)

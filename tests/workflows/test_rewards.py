@@ -9,8 +9,9 @@ from proxtune import config as configs
 from proxtune.errors import ConfigError
 from proxtune.models.load import ModelConfig
 from proxtune.rewards.likelihood import TeacherLikelihood
-from proxtune.workflows.jobs import PPORun, ppo_job
+from proxtune.workflows.jobs import ppo_job
 from proxtune.workflows.rewards import RewardConfig, build_reward, longest_scored
+from proxtune.workflows.schemas import PPORun
 from tests.tiny import tiny_model
 
 

@@ -1,0 +1,109 @@
+"""The span of a context that answers a question, or that there is none (Rajpurkar et al. 2018, arXiv 1806.03822)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from proxtune.data.labels import AnswerExample, Reading, answered, encode_answered, encode_questions
+from proxtune.data.records import Record
+from proxtune.data.template import EncodeReport
+from proxtune.evaluation import texts
+from proxtune.evaluation.metrics import Measure
+from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, in_batches
+from proxtune.models.heads import TaskModel
+from proxtune.models.score import row_states
+from proxtune.objectives import class_loss
+
+LONGEST = 30  # tokens of an answer, as in BERT's SQuAD
+
+
+@dataclass(frozen=True)
+class QuestionAnswering:
+    """The head says of each token how well an answer begins there, and how well it ends there."""
+
+    kind: ClassVar[Kind] = "question_answering"
+    headline: ClassVar[str] = "f1"
+    labels: tuple[str, ...] = ()
+
+    @classmethod
+    def learn(cls, records: Sequence[Record], config: TaskConfig) -> Self:  # noqa: ARG003 (nothing to set)
+        for record in records:
+            answered(record)
+        return cls()
+
+    @classmethod
+    def restore(cls, meta: Mapping[str, Any]) -> Self:  # noqa: ARG003 (nothing is kept)
+        return cls()
+
+    def meta(self) -> dict[str, Any]:
+        return {"kind": self.kind}
+
+    @property
+    def outputs(self) -> int:
+        return 2
+
+    def encode(self, records: Sequence[Record], reading: Reading) -> tuple[list[AnswerExample], EncodeReport]:
+        return encode_answered(records, reading)
+
+    def read(self, records: Sequence[Record], reading: Reading) -> list[AnswerExample]:
+        return encode_questions(records, reading)
+
+    def count(self, examples: Sequence[AnswerExample]) -> float:
+        return float(len(examples))
+
+    def loss(
+        self, model: TaskModel, examples: Sequence[AnswerExample], *, count: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean of the losses of beginning and end, each a choice among the places of a row."""
+        logits = pad_sequence(_logits(model, examples), batch_first=True, padding_value=float("-inf"))  # [B, L, 2]
+        targets = torch.tensor([example.target for example in examples], device=logits.device)
+        both = [class_loss(logits[..., i], targets[:, i], count=count) for i in (0, 1)]
+        loss = (both[0][0] + both[1][0]) / 2
+        return loss, {name: (x + both[1][1][name]) / 2 for name, x in both[0][1].items()}
+
+    def predict(self, model: TaskModel, examples: Sequence[AnswerExample]) -> list[Prediction]:
+        """The best span of at most 30 tokens, or "" where no answer is likelier; `score` is how much better it is."""
+        found = list[Prediction]()
+        outputs = in_batches(model, examples, lambda part: _logits(model, part))
+        for example, logits in zip(examples, outputs, strict=True):
+            begin, end = logits.unbind(-1)
+            pairs = begin[1:, None] + end[None, 1:]
+            allowed = torch.ones_like(pairs, dtype=torch.bool).triu().tril(LONGEST - 1)
+            best = int(pairs.masked_fill(~allowed, float("-inf")).argmax())
+            first, last = divmod(best, len(pairs))
+            score = float(pairs[first, last] - begin[0] - end[0])
+            span = (example.spans[first + 1][0], example.spans[last + 1][1]) if score > 0 else (0, 0)
+            found.append({"begin": span[0], "end": span[1], "score": score})
+        return found
+
+    def measure(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> Measure:
+        gold = [[answer.text for answer in answered(record).answers] for record in records]
+        return texts.answers(gold, [said(record, row) for record, row in zip(records, predictions, strict=True)])
+
+    def tables(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[Table]:
+        shown = list(zip(map(answered, records), predictions, strict=True))[:20]
+        rows = [
+            (asked.where, asked.question, asked.answers[0].text if asked.answers else "", said(asked, row))
+            for asked, row in shown
+        ]
+        return [Table("first rows", ("row", "question", "true", "said"), rows)]
+
+
+def said(record: Record, prediction: Prediction) -> str:
+    """The words of the context that a prediction points at."""
+    return answered(record).context[prediction["begin"] : prediction["end"]]
+
+
+def _logits(model: TaskModel, examples: Sequence[AnswerExample]) -> list[Tensor]:
+    """[places, 2] of each row."""
+    read = [example.prompt_ids for example in examples]
+    second = [example.at[1] if len(example.at) > 1 else len(example.prompt_ids) for example in examples]
+    hidden, rows = row_states(model.lm, read, second)
+    begins = torch.tensor([0, *rows.lengths[:-1]]).cumsum(0).tolist()
+    at = [begin + place for begin, example in zip(begins, examples, strict=True) for place in example.at]
+    logits: Tensor = model.head(hidden[at])
+    return list(logits.split([len(example.at) for example in examples]))

@@ -1,0 +1,86 @@
+"""What the training commands can be told: the sections of a config, by the name of the command."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from proxtune.algorithms.ppo_config import PPOConfig
+from proxtune.algorithms.ptx import PtxConfig
+from proxtune.algorithms.reward_model import RewardModelConfig
+from proxtune.algorithms.sft import SFTConfig
+from proxtune.config import Section
+from proxtune.data.sources import DataConfig
+from proxtune.evaluation.task import TaskConfig
+from proxtune.models.critic import CriticConfig
+from proxtune.models.load import ModelConfig
+from proxtune.models.peft import TuningConfig
+from proxtune.rollouts.sampling import training_problems
+from proxtune.rollouts.store import RolloutConfig
+from proxtune.training.loop import TrainingConfig
+from proxtune.training.optim import OptimConfig
+from proxtune.workflows.rewards import RewardConfig
+
+
+class RunConfig(Section):
+    """What every run has."""
+
+    name: str = Field("run", description="the run's folder is <runs>/<name>")
+    runs: Path = Field(Path("runs"), description="where runs live")
+    seed: int = Field(1, description="every random draw of the run derives from it")
+    model: ModelConfig = Field(ModelConfig(), description="the language model to start from")
+    tuning: TuningConfig = Field(TuningConfig(), description="which weights are trained")
+    data: DataConfig = Field(description="what to learn from")
+    optim: OptimConfig = Field(OptimConfig(), description="the optimiser")
+    training: TrainingConfig = Field(TrainingConfig(), description="how long, and what is kept")
+
+
+class SFTRun(RunConfig):
+    """`proxtune sft`."""
+
+    name: str = Field("sft", description="the run's folder is <runs>/<name>")
+    task: TaskConfig = Field(TaskConfig(), description="what is learnt of the rows")
+    sft: SFTConfig = Field(SFTConfig(), description="the algorithm")
+
+
+class RewardRun(RunConfig):
+    """`proxtune reward`."""
+
+    name: str = Field("reward", description="the run's folder is <runs>/<name>")
+    reward_model: RewardModelConfig = Field(RewardModelConfig(), description="the algorithm")
+
+
+class PPORun(RunConfig):
+    """`proxtune ppo`."""
+
+    name: str = Field("ppo", description="the run's folder is <runs>/<name>")
+    rollout: RolloutConfig = Field(RolloutConfig(), description="how responses are sampled")
+    reward: RewardConfig = Field(RewardConfig(), description="what is rewarded")
+    critic: CriticConfig = Field(CriticConfig(), description="what estimates the values")
+    ppo: PPOConfig = Field(PPOConfig(), description="the algorithm")
+    ptx: PtxConfig = Field(PtxConfig(), description="language modelling mixed into the updates")
+    profile: bool = Field(False, description="measure where the time of the second step goes; shown, and in the report")
+
+    def problems(self) -> list[tuple[str, str]]:
+        found = [(f"rollout.{key}", message) for key, message in training_problems(self.rollout)]
+        if self.tuning.dropout > 0:
+            found.append(
+                ("tuning.dropout", "PPO needs the sampler and the trainer to be one function; set tuning.dropout=0")
+            )
+        if self.tuning.kind == "adalora":
+            message = "adalora moves rank by the gradients of one steady loss, and PPO's changes with every batch"
+            found.append(("tuning.kind", f"{message}; set tuning.kind=lora"))
+        if self.tuning.kind == "head":
+            found.append(("tuning.kind", "head trains no weight of the policy; set tuning.kind=lora"))
+        if self.critic.kind == "separate" and self.ppo.value_coef == 0:
+            found.append(
+                ("ppo.value_coef", "is 0, so the separate critic would never learn; set ppo.value_coef above 0")
+            )
+        if self.reward.teachers and self.reward.likelihood == "sum" and self.ppo.reward_clip is not None:
+            clip = f"{self.ppo.reward_clip:g}"
+            found.append(
+                (
+                    "ppo.reward_clip",
+                    f"{clip} would make every summed log-likelihood below −{clip} alike; set ppo.reward_clip=null",
+                )
+            )
+        return found
