@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 from rich.console import Console
 
+from proxtune.errors import ConfigError
+
 if TYPE_CHECKING:
     from proxtune.workflows.schemas import RunConfig
 
     S = TypeVar("S", bound=RunConfig)
+
+C = TypeVar("C", bound=str)
 
 app = typer.Typer(
     name="proxtune",
@@ -26,6 +30,12 @@ Configs = Annotated[
     typer.Argument(
         metavar="[CONFIG.yaml | recipe:NAME | section.key=value] ...",
         help="Config files, left to right, then overrides.",
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", metavar="OURS=THEIRS", help="Our key is another in the file, as data.columns; repeatable."
     ),
 ]
 DryRun = Annotated[
@@ -55,3 +65,23 @@ def load_config(schema: "type[S]", configs: list[str] | None, init_from: Path | 
     if init_from is not None:
         overrides.append(f"model.name={init_from}")
     return config.load(schema, files, overrides)
+
+
+def columns_of(given: list[str] | None) -> dict[str, str]:
+    """`OURS=THEIRS` … -> {ours: theirs}."""
+    return dict(map(_column, given or []))
+
+
+def _column(given: str) -> tuple[str, str]:
+    ours, _, theirs = given.partition("=")
+    if not ours or not theirs:
+        raise ConfigError(f"--column {given}: expected our key and the file's, as text=review")
+    return ours, theirs
+
+
+def one_of(option: str, given: str, known: tuple[C, ...]) -> C:
+    """`given`, if it is one of the known words."""
+    chosen = next((name for name in known if name == given), None)
+    if chosen is None:
+        raise ConfigError(f"{option} {given}: expected one of {', '.join(known)}")
+    return chosen

@@ -1,20 +1,12 @@
 """`proxtune data check`, `preview`, `split`: what looks at data files, and parts them."""
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from proxtune.cli.app import app, console
+from proxtune.cli.app import Columns, app, columns_of, console, one_of
 from proxtune.errors import ConfigError
-
-C = TypeVar("C", bound=str)
-Columns = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--column", metavar="OURS=THEIRS", help="Our key is another in the file, as data.columns; repeatable."
-    ),
-]
 
 data = typer.Typer(
     no_args_is_help=True,
@@ -155,21 +147,7 @@ def _reading(format_: str, encoding: str, column: list[str] | None) -> dict[str,
     from proxtune.data.lines import ENCODINGS
 
     return {
-        "format": _one_of("--format", format_, ("auto", *FORMATS)),
-        "encoding": _one_of("--encoding", encoding, ENCODINGS),
-        "columns": dict(map(_column, column or [])),
+        "format": one_of("--format", format_, ("auto", *FORMATS)),
+        "encoding": one_of("--encoding", encoding, ENCODINGS),
+        "columns": columns_of(column),
     }
-
-
-def _column(given: str) -> tuple[str, str]:
-    ours, _, theirs = given.partition("=")
-    if not ours or not theirs:
-        raise ConfigError(f"--column {given}: expected our key and the file's, as text=review")
-    return ours, theirs
-
-
-def _one_of(option: str, given: str, known: tuple[C, ...]) -> C:
-    chosen = next((name for name in known if name == given), None)
-    if chosen is None:
-        raise ConfigError(f"{option} {given}: expected one of {', '.join(known)}")
-    return chosen

@@ -1,28 +1,92 @@
-"""`proxtune eval`, `chat`: what uses a trained model."""
+"""`proxtune eval`, `predict`, `chat`: what uses a trained model."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from proxtune.cli.app import app, console
+from proxtune.cli.app import Columns, app, columns_of, console, one_of
+from proxtune.errors import ConfigError
+
+DataFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Data to evaluate on; by default what the run held out.")
+]
 
 
-@app.command(name="eval", epilog="Example: proxtune eval runs/my-sft --data held_out.jsonl")
+@app.command(
+    name="eval",
+    epilog="Examples: proxtune eval runs/my-sft --data held_out.jsonl · proxtune eval --compare runs/a runs/b · "
+    "proxtune eval bundled:smollm2 --task question_answering --data questions.jsonl",
+)
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
-    data: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Data to evaluate on; by default what the run held out.")
+    models: Annotated[list[str], typer.Argument(metavar="RUN|MODEL ...", help="A finished run, or a model.")],
+    data: DataFile = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="What the answers of a model without a head are measured as; by default as in its run."),
     ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Two models on the same rows, with a paired bootstrap test.")
+    ] = False,
     reward: Annotated[
         list[str] | None, typer.Option(metavar="FILE.py:FUNCTION[=WEIGHT]", help="For a PPO run that had one.")
     ] = None,
+    column: Columns = None,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 64,
+    html: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="By default eval.html in the run.")] = None,
+    lang: Annotated[str, typer.Option(metavar="en|zh", help="Language of the page.")] = "en",
 ) -> None:
-    """Measure a run's model on held-out data: loss, accuracy of pairs, or score of fresh answers."""
+    """Measure a model: figures of its task with 95% intervals, or loss, accuracy of pairs, score of fresh answers."""
+    from proxtune.workflows import outcome
+
+    if len(models) != (2 if compare else 1):
+        raise ConfigError(f"got {len(models)} models; expected one, or two with --compare")
+    tongue: Literal["en", "zh"] = one_of("--lang", lang, ("en", "zh"))
+    if not compare and task is None and not outcome.has_task(models[0]):
+        _figures_of(models[0], data, reward or ())
+        return
+    columns = columns_of(column)
+    found = []
+    for name in models:
+        model = outcome.open_model(name)
+        records = outcome.records_of(model, data, columns)
+        found.append(outcome.outcome(model, records, task=task, answer_tokens=answer_tokens))
+    default = Path(models[-1]) / "eval.html" if Path(models[-1]).is_dir() else Path("eval.html")
+    if compare:
+        outcome.compare(found[0], found[1], console, html or default.with_name("compare.html"), tongue=tongue)
+    else:
+        outcome.show(found[0], console, html or default, tongue=tongue)
+
+
+def _figures_of(name: str, data: Path | None, rewards: Sequence[str]) -> None:
     from proxtune.workflows.evaluate import evaluate_run
 
-    for name, figure in evaluate_run(run, data, reward or ()).items():
-        console.print(f"{name:20} {figure}", highlight=False)
+    for figure, value in evaluate_run(Path(name), data, rewards).items():
+        console.print(f"{figure:20} {value}", highlight=False)
+
+
+@app.command(epilog="Example: proxtune predict runs/my-sft reviews.csv --column text=review --out said.jsonl")
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A finished run of proxtune sft, or a model.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Rows as those it was trained on, with labels or not.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="OUT.jsonl", help="By default predictions.jsonl in the run.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Of a model without a head, as proxtune eval takes it.")] = None,
+    column: Columns = None,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 64,
+) -> None:
+    """Say for every row of a file what the model makes of it."""
+    from proxtune.workflows import outcome
+
+    model = outcome.open_model(run)
+    result = outcome.outcome(
+        model, outcome.records_of(model, file, columns_of(column)), task=task, answer_tokens=answer_tokens
+    )
+    path = out or (Path(run) / "predictions.jsonl" if Path(run).is_dir() else Path("predictions.jsonl"))
+    outcome.write_rows(result, path)
+    console.print(f"{len(result.records)} rows  {path}", highlight=False)
 
 
 @app.command(epilog="Example: proxtune chat runs/my-sft --temperature 0.7 --max-new-tokens 128")

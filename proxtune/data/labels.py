@@ -148,7 +148,7 @@ def encode_labelled(
     return encode_all(records, example, reading.max_length)
 
 
-def encode_texts(records: Iterable[Record], reading: Reading) -> list[LabelExample[None]]:
+def encode_texts(records: Iterable[Record], reading: Reading) -> tuple[list[LabelExample[None]], EncodeReport]:
     """Texts that are still to be labelled."""
 
     def example(record: Record) -> Encoded[LabelExample[None]] | None:
@@ -157,7 +157,7 @@ def encode_texts(records: Iterable[Record], reading: Reading) -> list[LabelExamp
         read = reading.text(record.text, record.pair if isinstance(record, Labelled) else None)
         return read and Encoded(LabelExample(read[0], read[1], None, record.where), len(read[0]), read[2])
 
-    return encode_all(records, example, reading.max_length)[0]
+    return encode_all(records, example, reading.max_length)
 
 
 def encode_tagged(
@@ -220,14 +220,14 @@ def encode_answered(records: Iterable[Record], reading: Reading) -> tuple[list[A
     return encode_all(records, example, reading.max_length)
 
 
-def encode_questions(records: Iterable[Record], reading: Reading) -> list[AnswerExample]:
+def encode_questions(records: Iterable[Record], reading: Reading) -> tuple[list[AnswerExample], EncodeReport]:
     """Questions that are still to be answered."""
 
     def example(record: Record) -> Encoded[AnswerExample] | None:
         found = _question(record, reading)
         return found and Encoded(found[0], len(found[0].prompt_ids), found[1])
 
-    return encode_all(records, example, reading.max_length)[0]
+    return encode_all(records, example, reading.max_length)
 
 
 def answered(record: Record) -> Answered:

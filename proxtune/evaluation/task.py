@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from proxtune.config import Section
@@ -41,12 +41,19 @@ class TaskConfig(Section):
         0.0, ge=0, lt=1, description="share of the target that is spread over all classes (classification and tagging)"
     )
     head_dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the head, in training")
+    answers: Literal["translation", "summarisation", "question_answering", "triples"] | None = Field(
+        None, description="language alone: write an answer to each held-out prompt, greedily, and measure it as such"
+    )
+    answer_tokens: PositiveInt = Field(64, description="length limit of such an answer, in tokens")
+    answer_language: str = Field("", description="of translations, where it is zh, ja or ko: how words are told apart")
 
     def problems(self) -> list[tuple[str, str]]:
         found = []
         classes = self.kind in ("classification", "tagging")
         if self.class_weights != "none" and not classes:
             found.append(("class_weights", f"task.kind={self.kind} has no classes to weigh; leave it out"))
+        if self.answers and self.kind != "language":
+            found.append(("answers", f"task.kind={self.kind} writes none; set null, or task.kind=language"))
         if self.label_smoothing and not classes:
             found.append(("label_smoothing", f"task.kind={self.kind} has no classes to smooth over; set 0"))
         return found
@@ -84,7 +91,7 @@ class Task(Protocol):
     def encode(self, records: Sequence[Record], reading: Reading) -> tuple[list[Any], EncodeReport]:
         """Examples to learn from."""
 
-    def read(self, records: Sequence[Record], reading: Reading) -> list[Any]:
+    def read(self, records: Sequence[Record], reading: Reading) -> tuple[list[Any], EncodeReport]:
         """Examples to predict, one a record, whatever labels the records have."""
 
     def count(self, examples: Sequence[Any]) -> float:

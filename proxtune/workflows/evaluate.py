@@ -54,7 +54,9 @@ def evaluate_run(path: Path, data: Path | None = None, rewards: Sequence[str] = 
 
 def _records(config: DataConfig, data: Path | None, seed: int) -> list[Record]:
     if data is not None:
-        return read(data, encoding=config.encoding, on_error=config.on_error, chat=config.chat).records
+        return read(
+            data, encoding=config.encoding, on_error=config.on_error, chat=config.chat, columns=config.columns
+        ).records
     _, held_out = load(config, seed=seed)
     if held_out is None:
         raise ConfigError("the run held nothing out (no data.eval, data.eval_fraction=0); pass --data FILE")

@@ -32,6 +32,7 @@ from proxtune.errors import ConfigError
 from proxtune.evaluation.run import likelihood, pair_accuracy, rating_fit
 from proxtune.evaluation.task import evaluation
 from proxtune.evaluation.tasks import TASKS
+from proxtune.evaluation.tasks.writing import HEADLINES, Writing
 from proxtune.models.critic import build_critic
 from proxtune.models.heads import LinearHead, RewardModel, ScalarHead, TaskModel
 from proxtune.models.language_model import LanguageModel, weight_hash
@@ -89,10 +90,13 @@ def sft_job(config: SFTRun) -> Job:
         held, report = encode(held_out.records, model.tokenizer, max_length=length, too_long=config.data.too_long)
         notes.append(f"held out: {report}")
         evaluate = partial(likelihood, model, held)
+        if config.task.answers is not None:
+            evaluate = partial(_written, config, model, held_out.records, held)
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     algorithm = SFT(model, config.sft, optim=config.optim, total_steps=steps)
-    counts, best = _count(model), _best(config, "eval/loss", held, notes)
+    own = "loss" if config.task.answers is None else HEADLINES[config.task.answers]
+    counts, best = _count(model), _best(config, f"eval/{own}", held, notes)
     return Job(
         "sft",
         config,
@@ -108,6 +112,15 @@ def sft_job(config: SFTRun) -> Job:
         held_out=held,
         best=best,
     )
+
+
+def _written(config: SFTRun, model: LanguageModel, records: Sequence[Record], held: Sequence[Any]) -> Metrics:
+    """The likelihood of held-out answers, and the figures of answers that the model writes itself."""
+    assert config.task.answers is not None
+    writing = Writing(config.task.answers, config.task.answer_tokens, config.task.answer_language)
+    said = writing.predict(model, records, max_length=_max_length(config, model, reserve=config.task.answer_tokens))
+    figures = writing.measure(records, said).values()
+    return likelihood(model, held) | {f"eval/{name}": value for name, value in figures.items()}
 
 
 def _task_job(config: SFTRun) -> Job:

@@ -62,7 +62,7 @@ class Classification:
         classes = {name: i for i, name in enumerate(self.labels)}
         return encode_labelled(records, reading, lambda record: class_of(name_of(record), classes))
 
-    def read(self, records: Sequence[Record], reading: Reading) -> list[LabelExample[None]]:
+    def read(self, records: Sequence[Record], reading: Reading) -> tuple[list[LabelExample[None]], EncodeReport]:
         return encode_texts(records, reading)
 
     def count(self, examples: Sequence[LabelExample[int]]) -> float:

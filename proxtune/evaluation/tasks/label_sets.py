@@ -53,7 +53,7 @@ class LabelSets:
             records, reading, lambda record: tuple(class_of(name, classes) for name in names_of(record))
         )
 
-    def read(self, records: Sequence[Record], reading: Reading) -> list[LabelExample[None]]:
+    def read(self, records: Sequence[Record], reading: Reading) -> tuple[list[LabelExample[None]], EncodeReport]:
         return encode_texts(records, reading)
 
     def count(self, examples: Sequence[LabelExample[tuple[int, ...]]]) -> float:

@@ -49,7 +49,7 @@ class QuestionAnswering:
     def encode(self, records: Sequence[Record], reading: Reading) -> tuple[list[AnswerExample], EncodeReport]:
         return encode_answered(records, reading)
 
-    def read(self, records: Sequence[Record], reading: Reading) -> list[AnswerExample]:
+    def read(self, records: Sequence[Record], reading: Reading) -> tuple[list[AnswerExample], EncodeReport]:
         return encode_questions(records, reading)
 
     def count(self, examples: Sequence[AnswerExample]) -> float:

@@ -51,7 +51,7 @@ class Regression:
     def encode(self, records: Sequence[Record], reading: Reading) -> tuple[list[LabelExample[float]], EncodeReport]:
         return encode_labelled(records, reading, lambda record: (number_of(record) - self.mean) / self.deviation)
 
-    def read(self, records: Sequence[Record], reading: Reading) -> list[LabelExample[None]]:
+    def read(self, records: Sequence[Record], reading: Reading) -> tuple[list[LabelExample[None]], EncodeReport]:
         return encode_texts(records, reading)
 
     def count(self, examples: Sequence[LabelExample[float]]) -> float:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from proxtune.data.labels import Reading, TagExample, encode_tagged
-from proxtune.data.records import Record, Tagged
+from proxtune.data.records import Record, Tagged, Text
 from proxtune.data.tags import entities
 from proxtune.data.template import EncodeReport
 from proxtune.errors import DataError
@@ -30,6 +30,7 @@ class Tagging:
     kind: ClassVar[Kind] = "tagging"
     headline: ClassVar[str] = "f1"
     labels: tuple[str, ...]
+    characters: bool = False  # whether every word is a single one, as of Chinese text
     weights: tuple[float, ...] | None = None
     label_smoothing: float = 0.0
 
@@ -42,14 +43,15 @@ class Tagging:
         weights = None
         if config.class_weights == "balanced":
             weights = tuple(balanced_weights(torch.tensor([counts[name] for name in names])).tolist())
-        return cls(names, weights, config.label_smoothing)
+        single = all(len(word) == 1 for record in records if isinstance(record, Tagged) for word in record.tokens)
+        return cls(names, single, weights, config.label_smoothing)
 
     @classmethod
     def restore(cls, meta: Mapping[str, Any]) -> Self:
-        return cls(tuple(meta["labels"]))
+        return cls(tuple(meta["labels"]), bool(meta["characters"]))
 
     def meta(self) -> dict[str, Any]:
-        return {"kind": self.kind, "labels": list(self.labels)}
+        return {"kind": self.kind, "labels": list(self.labels), "characters": self.characters}
 
     @property
     def outputs(self) -> int:
@@ -58,8 +60,16 @@ class Tagging:
     def encode(self, records: Sequence[Record], reading: Reading) -> tuple[list[TagExample], EncodeReport]:
         return encode_tagged(records, reading, {tag: i for i, tag in enumerate(self.labels)})
 
-    def read(self, records: Sequence[Record], reading: Reading) -> list[TagExample]:
-        return encode_tagged(records, reading, None)[0]
+    def read(self, records: Sequence[Record], reading: Reading) -> tuple[list[TagExample], EncodeReport]:
+        """Sentences; a plain text is cut at white space, or into characters where those were learnt."""
+        return encode_tagged(list(map(self.sentence, records)), reading, None)
+
+    def sentence(self, record: Record) -> Record:
+        """A text as words without tags; another record as it is."""
+        if not isinstance(record, Text):
+            return record
+        words = [c for c in record.text if not c.isspace()] if self.characters else record.text.split()
+        return Tagged(tuple(words), (), record.where, record.columns)
 
     def count(self, examples: Sequence[TagExample]) -> float:
         """Words."""

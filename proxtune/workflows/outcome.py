@@ -1,0 +1,208 @@
+"""What a model says of the rows of a file: predictions, and how they are measured."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as Grid
+
+from proxtune import config as configs
+from proxtune.data.records import Answered, Completion, Labelled, Record, Tagged, Text, content_key
+from proxtune.data.sources import DataConfig, load, read
+from proxtune.errors import ConfigError
+from proxtune.evaluation.metrics import Measure, paired
+from proxtune.evaluation.page import Tongue, write_comparison, write_page
+from proxtune.evaluation.task import Prediction, Table, reading_of
+from proxtune.evaluation.tasks import restore
+from proxtune.evaluation.tasks.question_answering import said
+from proxtune.evaluation.tasks.tagging import Tagging, named
+from proxtune.evaluation.tasks.writing import WRITTEN, Writing
+from proxtune.models.heads import TaskModel, head_of
+from proxtune.models.language_model import LanguageModel
+from proxtune.models.load import ModelConfig, resolve
+from proxtune.models.load import load as load_model
+from proxtune.runs import Run
+from proxtune.workflows.schemas import SFTRun
+
+SHORT = ("classes", "entities", "tags", "signatures")  # tables that a terminal shows
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model by its name, as its run left it: with its head, its data and its task."""
+
+    name: str
+    lm: LanguageModel
+    head: TaskModel | None
+    config: SFTRun | None  # of the run, if it was one of `proxtune sft`
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Predictions for records. `measure` and `tables` need records that have labels."""
+
+    name: str
+    kind: str
+    records: list[Record]
+    predictions: list[Prediction]
+    measure: Callable[[Sequence[Record], Sequence[Prediction]], Measure]
+    tables: Callable[[Sequence[Record], Sequence[Prediction]], list[Table]]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def measured(self) -> Measure:
+        """The figures. Raises DataError: a record has no label."""
+        return self.measure(self.records, self.predictions)
+
+
+def open_model(name: str) -> Model:
+    """The model of a run, or any other that `model.name` takes."""
+    path, config = Path(name), None
+    if (path / "config.yaml").exists() and Run.open(path).manifest().get("command") == "sft":
+        config = configs.load(SFTRun, [path / "config.yaml"])
+    given = config.model if config is not None else ModelConfig()
+    lm = load_model(given.model_copy(update={"name": name}))
+    folder = Path(resolve(name))
+    head = TaskModel.load(lm, folder) if "task" in head_of(folder) else None
+    return Model(name, lm, head, config)
+
+
+def has_task(name: str) -> bool:
+    """Whether a run has a head for a task, or measured what it wrote."""
+    path = Path(name)
+    if not (path / "config.yaml").exists() or Run.open(path).manifest().get("command") != "sft":
+        return "task" in head_of(path)
+    task = configs.load(SFTRun, [path / "config.yaml"]).task
+    return task.kind != "language" or task.answers is not None
+
+
+def records_of(model: Model, data: Path | None, columns: dict[str, str] | None = None) -> list[Record]:
+    """The rows of `data`, read as the run read its own; without it, those that the run held out.
+
+    Raises ConfigError: there are none.
+    """
+    if data is None:
+        held = load(model.config.data, seed=model.config.seed)[1] if model.config is not None else None
+        if held is None:
+            raise ConfigError(f"{model.name} holds no data out; pass --data FILE")
+        return held.records
+    given = model.config.data if model.config is not None else DataConfig(train=data)
+    return read(
+        data,
+        encoding=given.encoding,
+        on_error=given.on_error,
+        chat=given.chat,
+        columns=columns or given.columns,
+        duplicates="keep",
+    ).records
+
+
+def outcome(model: Model, records: list[Record], *, task: str | None = None, answer_tokens: int = 64) -> Outcome:
+    """What a model says of records.
+
+    Args:
+        task: of a model without a head, what its answers are measured as; by default what its run measured them as.
+
+    Raises ConfigError: the model has another task, or none.
+    """
+    if model.head is not None:
+        kind = restore(model.head.task)
+        if task not in (None, kind.kind):
+            raise ConfigError(f"{model.name} was trained for {kind.kind}, not for {task}; leave --task out")
+        if isinstance(kind, Tagging):
+            records = list(map(kind.sentence, records))
+        examples, report = kind.read(records, reading_of(model.head))
+        said_of = kind.predict(model.head, examples)
+        settings = {"max_length": model.head.max_length, "rows that were cut": report.truncated}
+        return Outcome(model.name, kind.kind, records, said_of, kind.measure, kind.tables, settings)
+    asked = model.config.task if model.config is not None else None
+    wanted = task or (asked.answers if asked is not None else None)
+    chosen = next((name for name in WRITTEN if name == wanted), None)
+    if chosen is None:
+        got = "no task" if wanted is None else wanted
+        raise ConfigError(f"{model.name} has no head for a task, and got {got}; expected --task {', '.join(WRITTEN)}")
+    tokens = asked.answer_tokens if asked is not None and asked.answers else answer_tokens
+    writing = Writing(chosen, tokens, asked.answer_language if asked is not None else "")
+    said_of = writing.predict(model.lm, records, max_length=model.lm.context - tokens)
+    return Outcome(model.name, chosen, records, said_of, writing.measure, writing.tables, writing.settings())
+
+
+def rows_of(result: Outcome) -> Iterator[dict[str, Any]]:
+    """One row a record: what was read, what is said of it, and under `true` what its label is."""
+    for record, prediction in zip(result.records, result.predictions, strict=True):
+        row: dict[str, Any] = {"where": record.where}
+        match record:
+            case Labelled(text, label):
+                row |= {"text": text, **({"text_pair": record.pair} if record.pair is not None else {}), "true": label}
+            case Tagged(tokens, tags):
+                row |= {"tokens": tokens, **({"true": tags} if tags else {})}
+                row["entities"] = named(record, prediction["tags"])
+            case Answered(_, question, answers):
+                row |= {"question": question, "true": [a.text for a in answers], "answer": said(record, prediction)}
+            case Completion(prompt, completion):
+                row |= {"prompt": prompt if isinstance(prompt, str) else prompt[-1].content, "true": completion}
+            case Text(text):
+                row["text"] = text
+        yield row | prediction
+
+
+def write_rows(result: Outcome, out: Path) -> None:
+    """`rows_of` as JSON lines."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", encoding="utf-8") as file:
+        for row in rows_of(result):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def show(result: Outcome, console: Console, page: Path, *, tongue: Tongue = "en", seed: int = 0) -> None:
+    """Print the figures with their 95% intervals and the task's tables, and write the page."""
+    figures = result.measured().intervals(seed=seed)
+    tables = result.tables(result.records, result.predictions)
+    settings = {"model": result.name, "task": result.kind, "rows": len(result.records), **result.settings}
+    settings["interval"] = "1000 resamples of the rows, percentiles 2.5 and 97.5"
+    shown = Grid("figure", "value", "95% interval", box=SIMPLE_HEAD)
+    for name, value in figures.items():
+        shown.add_row(name, f"{value.mean:.4f}", f"[{value.low:.4f}, {value.high:.4f}]")
+    for part in [part for part in tables if part.title in SHORT]:
+        console.print(_grid(part))
+    console.print(shown)
+    console.print("   ".join(f"{name} {value}" for name, value in settings.items()), style="dim", highlight=False)
+    write_page(page, result.name, figures, tables, settings, tongue=tongue)
+    console.print(f"page    {page}", highlight=False)
+
+
+def compare(a: Outcome, b: Outcome, console: Console, page: Path, *, tongue: Tongue = "en", seed: int = 0) -> None:
+    """Print and write two outcomes on the same rows, with a paired bootstrap test of each figure.
+
+    Raises ConfigError: they are of different tasks or rows.
+    """
+    if a.kind != b.kind or list(map(content_key, a.records)) != list(map(content_key, b.records)):
+        raise ConfigError(
+            f"{a.name} ({a.kind}, {len(a.records)} rows) and {b.name} ({b.kind}, {len(b.records)} rows) cannot be "
+            "compared: expected one task and the same rows; give both the same --data FILE"
+        )
+    first, second = a.measured(), b.measured()
+    gaps, before, after = paired(first, second, seed=seed), first.values(), second.values()
+    shown = Grid("figure", a.name, b.name, "difference", "95% interval", "p", box=SIMPLE_HEAD)
+    for name, gap in gaps.items():
+        ends = f"[{gap.low:+.4f}, {gap.high:+.4f}]"
+        shown.add_row(name, f"{before[name]:.4f}", f"{after[name]:.4f}", f"{gap.difference:+.4f}", ends, f"{gap.p:.3f}")
+    console.print(shown)
+    console.print(
+        f"{len(a.records)} rows; paired bootstrap, 1000 resamples: p is how often a difference as large would come of "
+        "rows that do not tell the two apart",
+        style="dim",
+        highlight=False,
+    )
+    write_comparison(page, (a.name, b.name), {n: (before[n], after[n], gaps[n]) for n in gaps}, tongue=tongue)
+    console.print(f"page    {page}", highlight=False)
+
+
+def _grid(part: Table) -> Grid:
+    grid = Grid(*map(str, part.header), title=part.title, title_justify="left", box=SIMPLE_HEAD)
+    for row in part.rows:
+        grid.add_row(*(f"{x:.4f}" if isinstance(x, float) else str(x) for x in row))
+    return grid
