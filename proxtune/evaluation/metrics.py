@@ -57,6 +57,17 @@ class Measure:
         return {name: Interval(value, *_percentiles(resampled[name])) for name, value in self.values().items()}
 
 
+def joined(*measures: Measure) -> Measure:
+    """All figures of several measures of the same rows."""
+    ends = np.cumsum([measure.rows.shape[1] for measure in measures])[:-1]
+
+    def figures(sums: Array) -> dict[str, Array]:
+        parts = zip(measures, np.split(sums, ends, axis=-1), strict=True)
+        return {name: value for measure, part in parts for name, value in measure.figures(part).items()}
+
+    return Measure(np.concatenate([measure.rows for measure in measures], axis=1), figures)
+
+
 def paired(a: Measure, b: Measure, *, seed: int, resamples: int = 1000) -> dict[str, Difference]:
     """What b has more than a in each figure, on the same resamples of the rows (the paired bootstrap, Koehn 2004).
 

@@ -74,8 +74,11 @@ class Task(Protocol):
     headline: ClassVar[str]  # the figure that tells models apart
 
     @classmethod
-    def learn(cls, records: Sequence[Record], config: TaskConfig) -> Self:
-        """The task that training data sets: which labels there are. Raises DataError: it is data of another task."""
+    def learn(cls, records: Sequence[Record], held_out: Sequence[Record], config: TaskConfig) -> Self:
+        """The task that training data sets: which labels there are. Labels that held-out rows alone have count as such.
+
+        Raises DataError: it is data of another task.
+        """
 
     @classmethod
     def restore(cls, meta: Mapping[str, Any]) -> Self:

@@ -128,7 +128,7 @@ def _task_job(config: SFTRun) -> Job:
     train, held_out, notes, data = _read(config)
     lm, base = _model(config, train.records)
     length = _max_length(config, lm)
-    task = TASKS[config.task.kind].learn([*train.records, *(held_out.records if held_out else ())], config.task)
+    task = TASKS[config.task.kind].learn(train.records, held_out.records if held_out else (), config.task)
     head = LinearHead(
         lm.hidden_size, task.outputs, dropout=config.task.head_dropout, generator=_generator(config.seed, "task head")
     )

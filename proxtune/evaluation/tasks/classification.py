@@ -13,7 +13,7 @@ from proxtune.data.records import Labelled, Record
 from proxtune.data.template import EncodeReport
 from proxtune.errors import DataError
 from proxtune.evaluation import labels
-from proxtune.evaluation.metrics import Measure
+from proxtune.evaluation.metrics import Measure, joined
 from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, in_batches
 from proxtune.models.heads import TaskModel
 from proxtune.models.score import pooled_states
@@ -34,14 +34,14 @@ class Classification:
     label_smoothing: float = 0.0
 
     @classmethod
-    def learn(cls, records: Sequence[Record], config: TaskConfig) -> Self:
+    def learn(cls, records: Sequence[Record], held_out: Sequence[Record], config: TaskConfig) -> Self:
         counts = Counter(name_of(record) for record in records)
         if not 2 <= len(counts) <= MOST_CLASSES:
             raise DataError(
                 f"the training data has {len(counts)} different labels, expected 2 to {MOST_CLASSES}; "
                 "set task.kind=regression for numbers on a scale"
             )
-        names = tuple(sorted(counts))
+        names = tuple(sorted(counts.keys() | set(map(name_of, held_out))))
         weights = None
         if config.class_weights == "balanced":
             weights = tuple(balanced_weights(torch.tensor([counts[name] for name in names])).tolist())
@@ -86,7 +86,10 @@ class Classification:
         return found
 
     def measure(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> Measure:
-        return labels.classes(list(map(name_of, records)), [row["label"] for row in predictions], self.labels)
+        gold, said = list(map(name_of, records)), [row["label"] for row in predictions]
+        right = [g == s for g, s in zip(gold, said, strict=True)]
+        sure = labels.calibration([row["probability"] for row in predictions], right)
+        return joined(labels.classes(gold, said, self.labels), sure)
 
     def tables(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[Table]:
         gold, said = list(map(name_of, records)), [row["label"] for row in predictions]

@@ -28,8 +28,13 @@ class LabelSets:
     labels: tuple[str, ...]
 
     @classmethod
-    def learn(cls, records: Sequence[Record], config: TaskConfig) -> Self:  # noqa: ARG003 (nothing to set)
-        names = {name for record in records for name in names_of(record)}
+    def learn(
+        cls,
+        records: Sequence[Record],
+        held_out: Sequence[Record],
+        config: TaskConfig,  # noqa: ARG003 (nothing to set)
+    ) -> Self:
+        names = {name for record in (*records, *held_out) for name in names_of(record)}
         if not names:
             raise DataError("no row of the training data has a label")
         return cls(tuple(sorted(names)))

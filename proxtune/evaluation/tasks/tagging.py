@@ -35,11 +35,12 @@ class Tagging:
     label_smoothing: float = 0.0
 
     @classmethod
-    def learn(cls, records: Sequence[Record], config: TaskConfig) -> Self:
+    def learn(cls, records: Sequence[Record], held_out: Sequence[Record], config: TaskConfig) -> Self:
         counts = Counter(tag for record in records for tag in tags_of(record))
         if len(counts) < 2:
             raise DataError(f"the training data has one tag alone ({', '.join(counts)}): there is nothing to learn")
-        names = tuple(sorted(counts, key=lambda tag: (tag != OUTSIDE, tag)))
+        known = counts.keys() | {tag for record in held_out for tag in tags_of(record)}
+        names = tuple(sorted(known, key=lambda tag: (tag != OUTSIDE, tag)))
         weights = None
         if config.class_weights == "balanced":
             weights = tuple(balanced_weights(torch.tensor([counts[name] for name in names])).tolist())

@@ -1,0 +1,87 @@
+"""What a model reads of a labelled text, a sentence of words, or a question; and where each word stands in it."""
+
+import pytest
+
+from proxtune.data.labels import Reading, encode_answered, encode_labelled, encode_tagged, encode_texts
+from proxtune.data.records import Answered, Labelled, Span, Tagged, Text
+from proxtune.errors import DataError
+from tests.tiny import encoder_tokenizer, letter_tokenizer
+
+A, B, C, D, SPACE = 2, 3, 4, 5, 28
+CLS, SEP, EOS = 30, 31, 1
+ENCODER, DECODER = encoder_tokenizer(), letter_tokenizer()
+
+
+def encoder(length: int = 20, too_long: str = "error") -> Reading:
+    return Reading(ENCODER, causal=False, max_length=length, too_long=too_long)  # type: ignore[arg-type]
+
+
+def decoder(length: int = 20, too_long: str = "error") -> Reading:
+    return Reading(DECODER, causal=True, max_length=length, too_long=too_long)  # type: ignore[arg-type]
+
+
+def test_an_encoder_frames_a_text_and_tells_a_second_one_apart() -> None:
+    assert encoder().text("ab") == ([CLS, A, B, SEP], 4, False)
+    assert encoder().text("ab", "c") == ([CLS, A, B, SEP, C, SEP], 4, False)
+
+
+def test_a_decoder_reads_a_text_to_its_stop_token() -> None:
+    assert decoder().text("ab") == ([A, B, EOS], 3, False)
+    ids, second, _ = decoder().text("ab", "c") or ([], 0, False)
+    assert (ids[:2], ids[3:], second) == ([A, B], [C, EOS], 5)  # a line break stands between, which has no letter
+
+
+def test_a_text_that_is_too_long_loses_its_end_and_keeps_its_frame() -> None:
+    assert encoder(4, "truncate").text("abcd") == ([CLS, A, B, SEP], 4, True)
+    assert decoder(3, "truncate").text("abcd") == ([A, B, EOS], 3, True)
+    assert encoder(5, "truncate").text("abcd", "c") == ([CLS, A, SEP, C, SEP], 3, True)
+    assert encoder(4, "drop").text("abcd") is None
+    with pytest.raises(DataError, match=r"6 tokens .* more than max_length 4"):
+        encoder(4).text("abcd")
+
+
+def test_a_word_stands_at_its_first_token_in_an_encoder_and_at_its_last_in_a_decoder() -> None:
+    sentence = Tagged(("ab", "c", "dab"), ("O", "O", "O"))
+    assert encoder().words(sentence) == ([CLS, A, B, SPACE, C, SPACE, D, A, B, SEP], [1, 4, 6], False)
+    assert decoder().words(sentence) == ([A, B, SPACE, C, SPACE, D, A, B, EOS], [1, 3, 7], False)
+
+
+def test_words_that_are_cut_off_have_no_place() -> None:
+    sentence = Tagged(("ab", "c", "dab"), ("B-X", "O", "B-X"))
+    assert encoder(6, "truncate").words(sentence) == ([CLS, A, B, SPACE, C, SEP], [1, 4], True)
+    examples, report = encode_tagged([sentence], encoder(6, "truncate"), {"O": 0, "B-X": 1})
+    assert examples[0].target == [1, 0]
+    assert report.truncated == 1
+
+
+def test_the_places_of_an_answer_are_those_of_its_tokens_in_the_context() -> None:
+    asked = Answered("ab cd", "c", (Span("cd", 3),), "here")
+    examples, _ = encode_answered([asked], encoder())
+    [example] = examples
+    assert example.prompt_ids == [CLS, C, SEP, A, B, SPACE, C, D, SEP]
+    assert example.at == [0, 3, 4, 5, 6, 7]
+    assert example.spans == [(0, 0), (0, 1), (1, 2), (2, 3), (3, 4), (4, 5)]
+    assert example.target == (4, 5)
+    [other] = encode_answered([asked], decoder())[0]
+    assert [other.spans[i] for i in other.target] == [(3, 4), (4, 5)]
+
+
+def test_no_answer_is_the_first_place_and_an_answer_that_was_cut_off_leaves_its_question_out() -> None:
+    none, one = Answered("ab", "c", (), "here"), Answered("ab cd", "c", (Span("cd", 3),), "there")
+    examples, report = encode_answered([none, one], encoder(7, "truncate"))
+    assert [example.target for example in examples] == [(0, 0)]
+    assert (report.kept, report.dropped) == (1, 1)
+
+
+def test_records_of_another_kind_are_named() -> None:
+    with pytest.raises(DataError, match="here: got a tagged, expected a text with a label"):
+        encode_labelled([Tagged(("a",), ("O",), "here")], encoder(), lambda _: 0)
+    with pytest.raises(DataError, match="here: got a text, expected a sentence of tokens with tags"):
+        encode_tagged([Text("a", "here")], encoder(), None)
+    with pytest.raises(DataError, match="here: the label 'B-Y' is not in the training data, which has O"):
+        encode_tagged([Tagged(("a",), ("B-Y",), "here")], encoder(), {"O": 0})
+
+
+def test_texts_to_label_may_have_labels_or_none() -> None:
+    examples, _ = encode_texts([Text("ab"), Labelled("ab", "x")], encoder())
+    assert [example.prompt_ids for example in examples] == [[CLS, A, B, SEP]] * 2

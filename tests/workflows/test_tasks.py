@@ -1,0 +1,208 @@
+"""Every kind of task learns from a file, by an encoder and by a decoder, and its run says the same again."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from proxtune import config as configs
+from proxtune.cli import app
+from proxtune.errors import ConfigError, DataError
+from proxtune.runs import Run
+from proxtune.workflows import outcome
+from proxtune.workflows.dry_run import dry_run
+from proxtune.workflows.jobs import Job, sft_job
+from proxtune.workflows.schemas import SFTRun
+from proxtune.workflows.train import execute
+from tests.tiny import tiny_encoder, tiny_model
+
+ROWS, STEPS = 160, 60
+
+
+def words(rng: random.Random, count: int) -> list[str]:
+    return ["".join(rng.choices("abcd", k=rng.randint(1, 3))) for _ in range(count)]
+
+
+def classification(rng: random.Random) -> dict[str, Any]:
+    """Whether the first letter is an x or a y."""
+    label = rng.choice(["ex", "why"])
+    return {"text": f"{'x' if label == 'ex' else 'y'} {' '.join(words(rng, 3))}", "label": label}
+
+
+def label_sets(rng: random.Random) -> dict[str, Any]:
+    present = [letter for letter in "xy" if rng.random() < 0.5]
+    return {"text": " ".join([*present, *words(rng, 2)]), "labels": present}
+
+
+def regression(rng: random.Random) -> dict[str, Any]:
+    """How many letters are x."""
+    count = rng.randint(0, 4)
+    return {"text": " ".join(rng.sample([*"x" * count, *"a" * (4 - count)], 4)), "label": float(count)}
+
+
+def tagging(rng: random.Random) -> dict[str, Any]:
+    """Words of x are entities, of one type where they stand alone and of another where they come in twos."""
+    tokens, tags = words(rng, 2), ["O", "O"]
+    for kind, made in (("B-X", ["x"]), ("B-Y", ["y"])):
+        if rng.random() < 0.7:
+            tokens, tags = [*tokens, *made, *words(rng, 1)], [*tags, kind, "O"]
+    return {"tokens": tokens, "tags": tags}
+
+
+def question_answering(rng: random.Random) -> dict[str, Any]:
+    """Which word holds an x or a y; a question for what is not there has no answer."""
+    asked = rng.choice("xy")
+    context = words(rng, 3)
+    at = rng.randrange(3)
+    context[at] = asked if rng.random() < 0.8 else "z"
+    return {
+        "context": " ".join(context),
+        "question": asked,
+        "answers": [asked] if context[at] == asked else [],
+    }
+
+
+DATA: dict[str, Callable[[random.Random], dict[str, Any]]] = {
+    "classification": classification,
+    "label_sets": label_sets,
+    "regression": regression,
+    "tagging": tagging,
+    "question_answering": question_answering,
+}
+LEARNT = {"classification": 0.95, "label_sets": 0.9, "regression": 0.8, "tagging": 0.9, "question_answering": 0.6}
+HEADLINE = {
+    "classification": "macro_f1",
+    "label_sets": "micro_f1",
+    "regression": "pearson",
+    "tagging": "f1",
+    "question_answering": "f1",
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders of a tiny encoder and a tiny decoder."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, model in (("encoder", tiny_encoder()), ("decoder", tiny_model())):
+        model.save(folder / name)
+    return {name: str(folder / name) for name in ("encoder", "decoder")}
+
+
+def write(kind: str, path: Path, rows: int = ROWS) -> Path:
+    rng = random.Random(1)
+    path.write_text("".join(json.dumps(DATA[kind](rng)) + "\n" for _ in range(rows)))
+    return path
+
+
+def job(kind: str, model: str, folder: Path, *more: str) -> Job:
+    data = write(kind, folder / f"{kind}.jsonl")
+    return sft_job(
+        configs.load(
+            SFTRun,
+            [],
+            [
+                f"model.name={model}",
+                f"task.kind={kind}",
+                "tuning.kind=full",
+                f"data={{train: {data}, eval_fraction: 0.2}}",
+                "sft.batch_size=32",
+                "optim={learning_rate: 1e-2, schedule: constant}",
+                f"training={{steps: {STEPS}, eval_every: 20, save_every: 0, patience: null}}",
+                f"runs={folder}",
+                f"name={kind}",
+                *more,
+            ],
+        )
+    )
+
+
+def quiet() -> Console:
+    return Console(quiet=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+@pytest.mark.parametrize("kind", DATA)
+def test_a_task_is_learnt_and_the_run_alone_says_it_again(
+    kind: str, name: str, models: dict[str, str], tmp_path: Path
+) -> None:
+    run = execute(job(kind, models[name], tmp_path), console=quiet())
+    logged = [row[f"eval/{HEADLINE[kind]}"] for row in run.metrics() if f"eval/{HEADLINE[kind]}" in row]
+    assert max(logged) >= LEARNT[kind]
+    model = outcome.open_model(str(run.path))
+    said = outcome.outcome(model, outcome.records_of(model, None))
+    assert said.measured().values()[HEADLINE[kind]] == pytest.approx(max(logged), abs=1e-6)
+    assert run.manifest()["best"]["value"] == max(logged)
+
+
+@pytest.mark.parametrize("kind", DATA)
+def test_a_dry_run_shows_what_is_learnt_and_measures_it(kind: str, models: dict[str, str], tmp_path: Path) -> None:
+    console = Console(record=True, width=200, quiet=True)
+    told = dry_run(job(kind, models["encoder"], tmp_path), console)
+    assert told.probe is not None
+    assert told.memory.peak[1] > 0
+
+
+@pytest.fixture(scope="module")
+def trained(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("trained")
+    return execute(job("classification", models["encoder"], folder, "training.steps=20"), console=quiet())
+
+
+def test_predictions_are_a_row_for_each_row_with_labels_or_without(trained: Run, tmp_path: Path) -> None:
+    texts = tmp_path / "texts.csv"
+    texts.write_text("review\nx ab\ny cd\n")
+    out = tmp_path / "said.jsonl"
+    result = CliRunner().invoke(
+        app, ["predict", str(trained.path), str(texts), "--column", "text=review", "--out", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["label"] for row in rows] == ["ex", "why"]
+    assert [row["text"] for row in rows] == ["x ab", "y cd"]
+    assert all("true" not in row and 0.5 <= row["probability"] <= 1 for row in rows)
+
+
+def test_an_evaluation_is_printed_and_a_page_that_loads_nothing(trained: Run, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(app, ["eval", str(trained.path), "--html", str(page), "--lang", "zh"])
+    assert result.exit_code == 0, result.output
+    assert "macro_f1" in result.output
+    html = page.read_text()
+    assert "混淆矩阵" in html
+    assert "http" not in html.replace("http-equiv", "")
+
+
+def test_a_model_compared_with_itself_is_no_better(trained: Run, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    result = CliRunner().invoke(app, ["eval", "--compare", str(trained.path), str(trained.path), "--html", str(page)])
+    assert result.exit_code == 0, result.output
+    assert "1.000" in result.output
+    assert page.exists()
+
+
+def test_a_label_that_training_never_saw_is_named(models: dict[str, str], tmp_path: Path) -> None:
+    held = tmp_path / "held.jsonl"
+    held.write_text('{"text": "x", "label": "ex"}\n{"text": "z", "label": "zed"}\n')
+    made = job("classification", models["encoder"], tmp_path, f"data.eval={held}")
+    assert made.algorithm.task.labels == ("ex", "why", "zed")  # type: ignore[attr-defined]
+    data = tmp_path / "one.jsonl"
+    data.write_text('{"text": "x", "label": "ex"}\n{"text": "z", "label": "ex"}\n')
+    with pytest.raises(DataError, match="has 1 different labels, expected 2"):
+        job("classification", models["encoder"], tmp_path, f"data={{train: {data}, eval_fraction: 0}}")
+
+
+def test_an_encoder_is_refused_where_text_is_to_be_written(models: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is an encoder, which reads text and writes none"):
+        job("classification", models["encoder"], tmp_path, "task.kind=language")
+
+
+def test_data_of_another_task_is_refused(models: dict[str, str], tmp_path: Path) -> None:
+    data = write("tagging", tmp_path / "data.jsonl")
+    with pytest.raises(DataError, match="got a tagged, expected a text with a label"):
+        job("classification", models["encoder"], tmp_path, f"data.train={data}")
