@@ -14,6 +14,7 @@ from proxtune.data.template import PreferenceExample, RatedExample
 from proxtune.errors import DataError
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import copy_into
+from proxtune.models.rates import layer_factors
 from proxtune.models.score import ROWS_AT_ONCE, answer_rewards, pair_rewards, ratings_of
 from proxtune.objectives import bradley_terry_loss, rating_loss
 from proxtune.training.metrics import Metrics, Tally
@@ -95,6 +96,7 @@ class RewardTrainer:
             optim,
             total=total_steps,
             rates={"head": self.config.head_learning_rate or 5 * optim.learning_rate},
+            factors=layer_factors(model.lm, optim.layer_decay),
             patience=1,
         )
         model.lm.follow(self.optimizer.adam, total_steps)

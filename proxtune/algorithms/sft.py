@@ -9,6 +9,7 @@ from proxtune.config import Section
 from proxtune.data.collate import collate_examples
 from proxtune.data.template import Example
 from proxtune.models.language_model import LanguageModel, copy_into
+from proxtune.models.rates import layer_factors
 from proxtune.models.score import score
 from proxtune.objectives import sft_loss
 from proxtune.training.metrics import Metrics, Tally
@@ -54,8 +55,13 @@ class SFT:
         total_steps: int = 0,
     ) -> None:
         self.model, self.config = model, config or SFTConfig()
+        optim = optim or OptimConfig()
         self.optimizer = Optimizer(
-            {"model": list(model.trained().values())}, optim or OptimConfig(), total=total_steps, patience=1
+            {"model": list(model.trained().values())},
+            optim,
+            total=total_steps,
+            factors=layer_factors(model, optim.layer_decay),
+            patience=1,
         )
         model.follow(self.optimizer.adam, total_steps)
         self.steps = 0

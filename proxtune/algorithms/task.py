@@ -7,6 +7,7 @@ from proxtune.algorithms.sft import SFTConfig
 from proxtune.evaluation.task import Task
 from proxtune.models.heads import TaskModel
 from proxtune.models.language_model import copy_into
+from proxtune.models.rates import layer_factors
 from proxtune.training.metrics import Metrics, Tally
 from proxtune.training.optim import OptimConfig, Optimizer
 
@@ -35,6 +36,7 @@ class TaskTrainer:
             optim,
             total=total_steps,
             rates={"head": self.config.head_learning_rate or optim.learning_rate},
+            factors=layer_factors(model.lm, optim.layer_decay),
             patience=1,
         )
         model.lm.follow(self.optimizer.adam, total_steps)

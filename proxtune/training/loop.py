@@ -1,5 +1,6 @@
 """The one training loop: it drives anything that has a `step`, and writes down enough to go on after a kill."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,8 @@ from proxtune.training import checkpoint, stop
 from proxtune.training.metrics import Metrics
 
 Watch = Callable[[int, Metrics], None]
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingConfig(Section):
@@ -47,16 +50,16 @@ class Best:
     value: float = math.nan
     since: int = 0
 
-    def see(self, step: int, metrics: Metrics) -> None:
-        """The figures of a step, evaluated or not; of equal ones the first is the best."""
+    def see(self, step: int, metrics: Metrics) -> bool | None:
+        """The figures of a step. Returns whether it is the best, of equal ones the first; None: it was not measured."""
         value = metrics.get(self.figure)
         if value is None:
-            return
-        better = value > self.value if self.rises else value < self.value
-        if better or math.isnan(self.value):
-            self.step, self.value, self.since = step, value, 0
-        else:
-            self.since += 1
+            return None
+        better = (value > self.value if self.rises else value < self.value) or math.isnan(self.value)
+        if better:
+            self.step, self.value = step, value
+        self.since = 0 if better else self.since + 1
+        return better
 
     def state(self) -> dict[str, Any]:
         """What a later process needs to go on."""
@@ -71,7 +74,8 @@ class Algorithm(Protocol):
     """What can be trained.
 
     `state` holds all that `step` reads and changes, but the batch. Where `step` raises a RewardError, or opens a window
-    for signals (`stop.interruptible`), it has not changed any of that yet.
+    for signals (`stop.interruptible`), it has not changed any of that yet. The `optimizer` that it may have hears of
+    evaluations.
     """
 
     def step(self, batch: Any) -> Metrics: ...
@@ -114,13 +118,11 @@ def fit(
     """Train up to step number `steps`, from the newest checkpoint of `run` if it has one.
 
     Each step's figures are logged as they are made; what a killed process logged after its last checkpoint is taken
-    back and made again. `evaluate` is called every `eval_every` steps and after the last one;
-    it must not change the algorithm.
-
-    A signal (while `stop.listening`) or a failing reward ends the run with a checkpoint of where it stands: after the
-    current step; or before it, where the step had changed nothing; or between a step and its evaluation.
+    back and made again. A signal (while `stop.listening`) or a failing reward ends the run with a checkpoint of where
+    it stands: after the current step; or before it, where nothing had changed; or between a step and its evaluation.
 
     Args:
+        evaluate: called every `eval_every` steps and after the last one; it must not change the algorithm.
         best: keep the best evaluation's checkpoint, end the run after `config.patience` worse ones in a row, and leave
             the algorithm where it was best. It is brought up to date.
         watch: called with each step's number and figures, for a progress bar.
@@ -145,7 +147,7 @@ def fit(
                 trained = _train(algorithm, next(batches), step + 1, seed, config.samples)
                 step, place = step + 1, batches.state()
             if evaluate is not None and _due(step, config.eval_every, steps):
-                trained["metrics"] |= _evaluate(evaluate, step, seed)
+                trained["metrics"] |= _evaluate(evaluate, best, step, seed)
         except DivergedError as error:
             run.log(step + 1, error.figures)
             raise
@@ -157,13 +159,19 @@ def fit(
         run.log_samples(step, trained["samples"])
         if watch is not None:
             watch(step, trained["metrics"])
-        if best is not None:
-            best.see(step, trained["metrics"])
-        trained = None
-        is_best = best is not None and best.step == step < steps
-        if is_best or (config.save_every and _due(step, config.save_every, steps)):
+        is_best, trained = best is not None and _hear(best, algorithm, step, trained["metrics"]), None
+        if (is_best and step < steps) or (config.save_every and _due(step, config.save_every, steps)):
             save(place)
     _go_back(algorithm, best, step, run)
+
+
+def _hear(best: Best, algorithm: Algorithm, step: int, metrics: Metrics) -> bool:
+    """Tell `best` and the optimiser of a step's figures, evaluated or not. Returns whether it is the best."""
+    better = best.see(step, metrics)
+    optimizer = getattr(algorithm, "optimizer", None)
+    if better is not None and optimizer is not None:
+        optimizer.evaluated(better=better)
+    return bool(better)
 
 
 def _go_back(algorithm: Algorithm, best: Best | None, step: int, run: Run) -> None:
@@ -207,10 +215,15 @@ def _train(algorithm: Algorithm, batch: Any, step: int, seed: int, samples: int)
     return {"metrics": metrics, "samples": [dict(row) for row in algorithm.samples()[:samples]]}
 
 
-def _evaluate(evaluate: Callable[[], Metrics], step: int, seed: int) -> Metrics:
+def _evaluate(evaluate: Callable[[], Metrics], best: Best | None, step: int, seed: int) -> Metrics:
     torch.manual_seed(derive_seed(seed, "evaluation", step))  # the same in the process that takes up the step
     with stop.interruptible():
-        return evaluate()
+        figures = evaluate()
+    if best is not None and best.figure not in figures:
+        logger.warning(
+            "training.best_by=%s is not measured, so no step is the best; expected one of %s", best.figure, [*figures]
+        )
+    return figures
 
 
 def _due(step: int, every: int, last: int) -> bool:

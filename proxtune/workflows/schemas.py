@@ -33,6 +33,12 @@ class RunConfig(Section):
     optim: OptimConfig = Field(OptimConfig(), description="the optimiser")
     training: TrainingConfig = Field(TrainingConfig(), description="how long, and what is kept")
 
+    def problems(self) -> list[tuple[str, str]]:
+        if self.optim.schedule != "plateau":
+            return []
+        message = "plateau follows the best evaluation, which proxtune sft alone looks for; set linear"
+        return [("optim.schedule", message)]
+
 
 class SFTRun(RunConfig):
     """`proxtune sft`."""
@@ -40,6 +46,19 @@ class SFTRun(RunConfig):
     name: str = Field("sft", description="the run's folder is <runs>/<name>")
     task: TaskConfig = Field(TaskConfig(), description="what is learnt of the rows")
     sft: SFTConfig = Field(SFTConfig(), description="the algorithm")
+
+    def problems(self) -> list[tuple[str, str]]:
+        if self.optim.schedule != "plateau":
+            return []
+        why = "optim.schedule=plateau lowers the rate by held-out figures, and none is measured on the way"
+        found = []
+        if not self.training.eval_every:
+            found.append(("training.eval_every", f"{why}; set it above 0"))
+        if self.training.best_by is None:
+            found.append(("training.best_by", f"{why}; set auto"))
+        if self.data.eval is None and not self.data.eval_fraction:
+            found.append(("data.eval", f"{why}; give a file, or set data.eval_fraction"))
+        return found
 
 
 class RewardRun(RunConfig):
@@ -61,7 +80,10 @@ class PPORun(RunConfig):
     profile: bool = Field(False, description="measure where the time of the second step goes; shown, and in the report")
 
     def problems(self) -> list[tuple[str, str]]:
-        found = [(f"rollout.{key}", message) for key, message in training_problems(self.rollout)]
+        found = super().problems()
+        found += [(f"rollout.{key}", message) for key, message in training_problems(self.rollout)]
+        if self.optim.layer_decay != 1:
+            found.append(("optim.layer_decay", "PPO moves every block at one rate; set 1"))
         if self.tuning.dropout > 0:
             found.append(
                 ("tuning.dropout", "PPO needs the sampler and the trainer to be one function; set tuning.dropout=0")

@@ -18,6 +18,14 @@ def weights(*sizes: int) -> list[nn.Parameter]:
     return [nn.Parameter(torch.randn(size, generator=generator)) for size in sizes]
 
 
+OPTIMISERS: dict[str, dict[str, Any]] = {
+    "adamw": {"name": "adamw"},
+    "sgd": {"name": "sgd"},
+    "sgd without momentum": {"name": "sgd", "momentum": 0.0},
+    "adafactor": {"name": "adafactor"},
+}
+
+
 def descend(optimizer: Optimizer, parameters: list[nn.Parameter], step: int) -> dict[str, float]:
     """One step down ½·Σ(w − step)²."""
     optimizer.begin(step)
@@ -34,6 +42,7 @@ def descend(optimizer: Optimizer, parameters: list[nn.Parameter], step: int) -> 
         ("constant", 0.2, [1 / 2, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
         # (1 + cos(π k/8)) / 2
         ("cosine", 0.2, [1 / 2, 1, 1, 0.961940, 0.853553, 0.691342, 0.5, 0.308658, 0.146447, 0.038060]),
+        ("plateau", 0.2, [1 / 2, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
         # 0.11 · 10 rounds up to 2
         ("constant", 0.11, [1 / 2, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
     ],
@@ -176,23 +185,35 @@ def test_a_weight_without_a_gradient_stays() -> None:
     assert torch.equal(still, before)
 
 
-def test_an_optimiser_goes_on_bit_for_bit_from_a_checkpoint(tmp_path: Any) -> None:
-    config = OptimConfig(learning_rate=0.3, weight_decay=0.01)
-    whole = weights(5, 3)
-    optimizer = Optimizer({"a": whole[:1], "b": whole[1:]}, config, total=6)
+@pytest.mark.parametrize("options", OPTIMISERS.values(), ids=OPTIMISERS)
+@pytest.mark.parametrize("schedule", ["linear", "plateau"])
+def test_an_optimiser_goes_on_bit_for_bit_from_a_checkpoint(
+    options: dict[str, Any], schedule: Any, tmp_path: Any
+) -> None:
+    config = OptimConfig(learning_rate=0.3, weight_decay=0.01, schedule=schedule, plateau_patience=2, **options)
+    whole = [nn.Parameter(torch.randn(3, 4)), *weights(5, 3)]
+    optimizer = made(whole, config)
     for step in range(3):
         descend(optimizer, whole, step)
-    whole[0].grad = torch.full((5,), torch.nan)
+        optimizer.evaluated(better=False)  # the rate falls after the second; the third is counted
+    whole[1].grad = torch.full((5,), torch.nan)
     optimizer.apply()
     folder = checkpoint.save(tmp_path, 3, {"optimizer": optimizer.state(), "weights": [w.detach() for w in whole]})
     _, state = checkpoint.load(folder)
     resumed = [nn.Parameter(w) for w in state["weights"]]
-    other = Optimizer({"a": resumed[:1], "b": resumed[1:]}, config, total=6)
+    other = made(resumed, config)
     other.load_state(state["optimizer"])
     assert other.skipped_in_a_row == 1
     for step in range(3, 6):
         assert descend(optimizer, whole, step) == descend(other, resumed, step)
+        assert optimizer.learning_rate == other.learning_rate
+        for each in (optimizer, other):
+            each.evaluated(better=False)
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
+def made(given: list[nn.Parameter], config: OptimConfig) -> Optimizer:
+    return Optimizer({"a": given[:1], "b": given[1:]}, config, total=6, factors={given[2]: 0.5})
 
 
 def test_an_optimiser_that_has_not_stepped_has_a_state_too() -> None:
@@ -200,3 +221,103 @@ def test_an_optimiser_that_has_not_stepped_has_a_state_too() -> None:
     fresh = Optimizer({"model": weights(2)}, OptimConfig())
     fresh.load_state(optimizer.state())
     assert fresh.state() == {"moments": {}, "skipped_in_a_row": 0}
+
+
+def test_a_step_of_sgd_is_the_gradient_and_its_momentum() -> None:
+    # v = g, then v = 0.5 · v + g: the moves are 0.1 · 3 and 0.1 · (1.5 + 3); the last, without a gradient, 0.1 · 2.25
+    weight = nn.Parameter(torch.tensor([1.0]))
+    config = OptimConfig(name="sgd", learning_rate=0.1, momentum=0.5, max_grad_norm=100)
+    optimizer = Optimizer({"model": [weight]}, config)
+    for gradient, expected in ((3.0, 0.7), (3.0, 0.25), (0.0, 0.025)):
+        weight.grad = torch.tensor([gradient])
+        optimizer.apply()
+        torch.testing.assert_close(weight.detach(), torch.tensor([expected]))
+
+
+def test_sgd_adds_the_decay_to_the_gradient() -> None:
+    weight = nn.Parameter(torch.tensor([2.0]))
+    config = OptimConfig(name="sgd", learning_rate=0.1, momentum=0.0, weight_decay=0.5, max_grad_norm=100)
+    weight.grad = torch.tensor([3.0])
+    Optimizer({"model": [weight]}, config).apply()
+    torch.testing.assert_close(weight.detach(), torch.tensor([2.0 - 0.1 * (3.0 + 0.5 * 2.0)]))
+
+
+def test_adafactor_moves_by_a_share_of_the_weights_size_and_keeps_a_row_and_a_column() -> None:
+    # the first step of a matrix of one gradient is rate · rms(w) · sign(g): 0.1 · 2 here
+    weight = nn.Parameter(torch.full((3, 4), 2.0))
+    optimizer = Optimizer({"model": [weight]}, OptimConfig(name="adafactor", learning_rate=0.1, max_grad_norm=100))
+    weight.grad = torch.full((3, 4), 0.5)
+    optimizer.apply()
+    torch.testing.assert_close(weight.detach(), torch.full((3, 4), 1.8))
+    kept = optimizer.state()["moments"]["0"]
+    assert {name: tuple(x.shape) for name, x in kept.items()} == {"step": (), "row_var": (3, 1), "col_var": (1, 4)}
+
+
+@pytest.mark.parametrize("options", OPTIMISERS.values(), ids=OPTIMISERS)
+def test_every_optimiser_goes_down(options: dict[str, Any]) -> None:
+    given = weights(4)
+    optimizer = Optimizer({"model": given}, OptimConfig(learning_rate=0.1, **options))
+    before = given[0].detach().abs().sum()
+    for _ in range(20):
+        descend(optimizer, given, 0)
+    assert given[0].detach().abs().sum() < 0.6 * before
+
+
+def test_factors_split_a_group_by_rate_but_not_its_gradient_norm() -> None:
+    low, high, head = weights(2, 2, 2)
+    config = OptimConfig(name="sgd", momentum=0.0, learning_rate=0.1, max_grad_norm=5.0)
+    groups = {"model": [low, high], "head": [head]}
+    optimizer = Optimizer(groups, config, rates={"head": 1.0}, factors={low: 0.25})
+    assert [group["lr"] for group in optimizer.adam.param_groups] == [0.1, 0.025, 1.0]
+    assert optimizer.learning_rate == 0.1  # that of the highest
+    before = [w.detach().clone() for w in (low, high, head)]
+    low.grad, high.grad, head.grad = torch.tensor([6.0, 0.0]), torch.tensor([0.0, 8.0]), torch.tensor([0.0, 1.0])
+    norms = optimizer.apply()
+    assert norms == pytest.approx({"gradient/model": 10.0, "gradient/head": 1.0, "gradient/skipped": 0.0})
+    moves = [(b - w.detach()).sum() for b, w in zip(before, (low, high, head), strict=True)]
+    # halved by the norm of both: 0.025 · 3, 0.1 · 4, and the head's own 1.0 · 1
+    torch.testing.assert_close(torch.stack(moves), torch.tensor([0.075, 0.4, 1.0]))
+
+
+def test_factors_of_one_change_nothing() -> None:
+    runs = []
+    for factors in ({}, dict.fromkeys(range(2), 1.0)):
+        given = weights(3, 2)
+        named = {given[i]: x for i, x in factors.items()}
+        optimizer = Optimizer({"model": given}, OptimConfig(weight_decay=0.1), total=4, factors=named)
+        figures = [descend(optimizer, given, step) for step in range(4)]
+        runs.append((figures, [w.tolist() for w in given], json.dumps(optimizer.state(), default=torch.Tensor.tolist)))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    ("patience", "better", "expected"),
+    [
+        (1, [True, False, True, False, False], [1, 1, 0.5, 0.5, 0.25, 0.125]),
+        (2, [False, True, False, False, False, False], [1, 1, 1, 1, 0.5, 0.5, 0.25]),
+    ],
+)
+def test_a_plateau_lowers_the_rate_after_so_many_evaluations_in_a_row(
+    patience: int, better: list[bool], expected: list[float]
+) -> None:
+    config = OptimConfig(learning_rate=1.0, schedule="plateau", plateau_patience=patience, warmup=0)
+    optimizer = Optimizer({"model": weights(2)}, config, total=10)
+    rates = []
+    for step, told in enumerate([*better, True]):
+        optimizer.begin(step)
+        rates.append(optimizer.learning_rate)
+        optimizer.evaluated(better=told)
+    assert rates == expected
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_other_schedules_do_not_hear_of_evaluations(schedule: Any) -> None:
+    rates = []
+    for hears in (False, True):
+        optimizer = Optimizer({"model": weights(2)}, OptimConfig(schedule=schedule), total=10)
+        for step in range(5):
+            optimizer.begin(step)
+            if hears:
+                optimizer.evaluated(better=False)
+        rates.append((optimizer.learning_rate, optimizer.state()))
+    assert rates[0] == rates[1]
