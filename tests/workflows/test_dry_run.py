@@ -18,6 +18,7 @@ from proxtune.workflows.jobs import Job, ppo_job, reward_job, sft_job
 from proxtune.workflows.probe import probe
 from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 from proxtune.workflows.shapes import Shape, language_model, upcoming
+from tests.labelled import write
 from tests.runs_tiny.lives import brevity, job, write_data
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -48,7 +49,14 @@ def tried(command: str, folder: Path) -> tuple[str, DryRun]:
 
 def recipe_job(recipe: str, folder: Path) -> Job:
     """The job of a recipe on the examples of the docs, with a tiny model and a function as the reward."""
+    base = recipe.partition("/")[0]
     text = recipes()[recipe].read_text(encoding="utf-8")
+    whole = recipes()[base].read_text(encoding="utf-8")
+    task = re.search(r"^task:\n  kind: (\w+)", whole, re.MULTILINE)
+    if task is not None:  # its other files say what another model needs beside the recipe itself
+        data = write(task[1], folder.parent / f"{task[1]}.jsonl")
+        files = [f"recipe:{base}"] if recipe == base else [f"recipe:{base}", f"recipe:{recipe}"]
+        return sft_job(configs.load(SFTRun, files, [*TINY, "data.columns={}", f"data.train={data}", f"runs={folder}"]))
     section = next(name for name in KINDS if re.search(rf"^{name}:", text, re.MULTILINE))
     overrides = [*TINY, f"data.train={EXAMPLES / KINDS[section]}.jsonl", f"runs={folder}"]
     if section == "sft":

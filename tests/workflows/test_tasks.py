@@ -1,10 +1,7 @@
 """Every kind of task learns from a file, by an encoder and by a decoder, and its run says the same again."""
 
 import json
-import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -19,61 +16,12 @@ from proxtune.workflows.dry_run import dry_run
 from proxtune.workflows.jobs import Job, sft_job
 from proxtune.workflows.schemas import SFTRun
 from proxtune.workflows.train import execute
+from tests.labelled import DATA, write
 from tests.tiny import tiny_encoder, tiny_model
 
-ROWS, STEPS = 160, 60
+STEPS = 60
 
 
-def words(rng: random.Random, count: int) -> list[str]:
-    return ["".join(rng.choices("abcd", k=rng.randint(1, 3))) for _ in range(count)]
-
-
-def classification(rng: random.Random) -> dict[str, Any]:
-    """Whether the first letter is an x or a y."""
-    label = rng.choice(["ex", "why"])
-    return {"text": f"{'x' if label == 'ex' else 'y'} {' '.join(words(rng, 3))}", "label": label}
-
-
-def label_sets(rng: random.Random) -> dict[str, Any]:
-    present = [letter for letter in "xy" if rng.random() < 0.5]
-    return {"text": " ".join([*present, *words(rng, 2)]), "labels": present}
-
-
-def regression(rng: random.Random) -> dict[str, Any]:
-    """How many letters are x."""
-    count = rng.randint(0, 4)
-    return {"text": " ".join(rng.sample([*"x" * count, *"a" * (4 - count)], 4)), "label": float(count)}
-
-
-def tagging(rng: random.Random) -> dict[str, Any]:
-    """Words of x are entities, of one type where they stand alone and of another where they come in twos."""
-    tokens, tags = words(rng, 2), ["O", "O"]
-    for kind, made in (("B-X", ["x"]), ("B-Y", ["y"])):
-        if rng.random() < 0.7:
-            tokens, tags = [*tokens, *made, *words(rng, 1)], [*tags, kind, "O"]
-    return {"tokens": tokens, "tags": tags}
-
-
-def question_answering(rng: random.Random) -> dict[str, Any]:
-    """Which word holds an x or a y; a question for what is not there has no answer."""
-    asked = rng.choice("xy")
-    context = words(rng, 3)
-    at = rng.randrange(3)
-    context[at] = asked if rng.random() < 0.8 else "z"
-    return {
-        "context": " ".join(context),
-        "question": asked,
-        "answers": [asked] if context[at] == asked else [],
-    }
-
-
-DATA: dict[str, Callable[[random.Random], dict[str, Any]]] = {
-    "classification": classification,
-    "label_sets": label_sets,
-    "regression": regression,
-    "tagging": tagging,
-    "question_answering": question_answering,
-}
 LEARNT = {"classification": 0.95, "label_sets": 0.9, "regression": 0.8, "tagging": 0.9, "question_answering": 0.6}
 HEADLINE = {
     "classification": "macro_f1",
@@ -91,12 +39,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     for name, model in (("encoder", tiny_encoder()), ("decoder", tiny_model())):
         model.save(folder / name)
     return {name: str(folder / name) for name in ("encoder", "decoder")}
-
-
-def write(kind: str, path: Path, rows: int = ROWS) -> Path:
-    rng = random.Random(1)
-    path.write_text("".join(json.dumps(DATA[kind](rng)) + "\n" for _ in range(rows)))
-    return path
 
 
 def job(kind: str, model: str, folder: Path, *more: str) -> Job:

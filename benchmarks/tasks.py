@@ -1,0 +1,180 @@
+"""The classic tasks, each by an encoder, a decoder and a model from scratch, beside a simple baseline.
+
+    python -m benchmarks.tasks results                    every task and model that has no record yet
+    python -m benchmarks.tasks results --task ner topic   some tasks, measured again
+    python -m benchmarks.tasks results --seeds 1 2 3      several seeds each (hours)
+    python -m benchmarks.tasks start                      from a fresh clone to a trained classifier; packages
+
+Each model is trained by the recipe's own command in a process of its own, and measured on test data that nothing was
+chosen by. What is in data/ comes from `make data`.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from benchmarks.tasks_baselines import baseline_of
+from proxtune import config as configs
+from proxtune.data.records import Record
+from proxtune.data.sources import read
+from proxtune.evaluation.metrics import Measure
+from proxtune.evaluation.record import write_record
+from proxtune.evaluation.tasks import TASKS
+from proxtune.runs import Run
+from proxtune.workflows import outcome
+from proxtune.workflows.jobs import sft_job
+from proxtune.workflows.schemas import SFTRun
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "results" / "tasks"
+RUNS = ROOT / "runs" / "tasks"
+MODELS = ("encoder", "decoder", "scratch")
+MEASURES = [
+    "proxtune/algorithms/task.py",
+    "proxtune/models/rows.py",
+    "proxtune/data/labels.py",
+    "proxtune/evaluation/tasks",
+]
+
+
+class Task(NamedTuple):
+    """A recipe, the data that its models are measured on, and which models there are."""
+
+    recipe: str
+    test: str
+    models: tuple[str, ...] = MODELS
+
+
+ALL = {
+    task.recipe: task
+    for task in (
+        Task("sentiment", "bundled:film-sentiment-test"),
+        Task("topic", "bundled:bbc-news-test"),
+        Task("intent", "bundled:intents-en-test"),
+        Task("slots", "bundled:slots-en-test"),
+        Task("ner", "bundled:conll2003-test"),
+        Task("ner-zh", "bundled:newspaper-zh-test", ("scratch",)),
+        Task("pairs", "bundled:bbc-pairs-test"),
+        Task("ratings", "bundled:chitchat-scores-test"),
+        Task("relation", "data/relations/test.jsonl"),
+        Task("questions", "data/questions/test.jsonl"),
+    )
+}
+
+
+class Trained(NamedTuple):
+    """A run, and what it took."""
+
+    path: Path
+    minutes: float
+    gib: float
+
+
+def train(task: Task, model: str, seed: int) -> Trained:
+    """The recipe's command; a finished run is not trained again."""
+    path = RUNS / f"{task.recipe}-{model}-{seed}"
+    own = model == "encoder" or len(task.models) == 1
+    files = [f"recipe:{task.recipe}"] + ([] if own else [f"recipe:{task.recipe}/{model}"])
+    if not (path / "model").exists():
+        subprocess.run(["rm", "-rf", str(path)], check=True)
+        command = [sys.executable, "-m", "proxtune", "sft", *files, f"runs={RUNS}", f"name={path.name}", f"seed={seed}"]
+        print(" ".join(command[2:]), flush=True)
+        began = time.monotonic()
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        _, status, used = os.wait4(process.pid, 0)
+        if status:
+            sys.exit(f"{path.name} failed")
+        took = f"{(time.monotonic() - began) / 60} {used.ru_maxrss / 2**20}"
+        (path / "took").write_text(took)
+    minutes, gib = map(float, (path / "took").read_text().split())
+    return Trained(path, minutes, gib)
+
+
+def measured(name: str, records: Sequence[Record]) -> tuple[str, Measure]:
+    """(the task's headline figure, all figures) of a run on test rows."""
+    model = outcome.open_model(name)
+    result = outcome.outcome(model, list(records))
+    return TASKS[result.kind].headline, result.measured()
+
+
+def untuned(task: Task, records: Sequence[Record]) -> float:
+    """The headline of the recipe's model before its first step: a new head on pretrained states."""
+    job = sft_job(configs.load(SFTRun, [f"recipe:{task.recipe}"], ["training.steps=1"]))
+    algorithm: Any = job.algorithm
+    examples, _ = algorithm.task.read(records, outcome.reading_of(algorithm.model))
+    figures = algorithm.task.measure(records, algorithm.task.predict(algorithm.model, examples)).values()
+    return float(figures[algorithm.task.headline])
+
+
+def results(names: Sequence[str], models: Sequence[str], seeds: Sequence[int], *, again: bool) -> None:
+    """Train, measure, and write the records."""
+    for task in (ALL[name] for name in names):
+        records = read(task.test, duplicates="keep").records
+        for model in [model for model in models if model in task.models]:
+            record = RECORDS / f"{task.recipe}_{model}.json"
+            if record.exists() and not again:
+                continue
+            runs = [train(task, model, seed) for seed in seeds]
+            write(task, model, seeds, runs, records)
+
+
+def write(task: Task, model: str, seeds: Sequence[int], runs: Sequence[Trained], records: Sequence[Record]) -> None:
+    """The record of a task and model: the first seed with its interval, the others beside it."""
+    found = [measured(str(run.path), records) for run in runs]
+    headline, first = found[0]
+    interval = first.intervals(seed=0)[headline]
+    kind, train_data = _learnt(task)
+    simple = baseline_of(kind, train_data, records)
+    name, base = simple
+    write_record(
+        RECORDS / f"{task.recipe}_{model}.json",
+        claim=f"{task.recipe}, {headline} of the {model} on {len(records)} test rows",
+        value=interval.mean,
+        unit=headline,
+        interval=(interval.low, interval.high),
+        goal=f"> {base:.3f}, {name}",
+        holds=interval.mean > base,
+        against=name,
+        seeds=seeds,
+        command=f"python -m benchmarks.tasks results --task {task.recipe} --model {model}",
+        measures=[*MEASURES, f"proxtune/recipes/{task.recipe}/config.yaml"],
+        raw={
+            "figures": first.values(),
+            "seeds": {str(seed): m.values()[headline] for seed, (_, m) in zip(seeds, found, strict=True)},
+            "baseline": base,
+            "untuned": untuned(task, records) if model == "encoder" else None,
+            "minutes": median(run.minutes for run in runs),
+            "memory": max(run.gib for run in runs),
+            "steps": len(Run.open(runs[0].path).metrics()),
+            "parameters": Run.open(runs[0].path).manifest()["parameters"]["total"],
+        },
+        bound=None if interval.mean > base else "loses to the simple baseline: shown as it is",
+    )
+    print(f"{task.recipe:10} {model:8} {headline} {interval}  {name} {base:.3f}  {runs[0].minutes:.1f} min", flush=True)
+
+
+def _learnt(task: Task) -> tuple[str, list[Record]]:
+    """(the kind of the task, the rows that its models learn from)."""
+    config = configs.load(SFTRun, [f"recipe:{task.recipe}"])
+    return config.task.kind, read(config.data.train, duplicates=config.data.duplicates).records
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["results"])
+    parser.add_argument("--task", nargs="+", choices=ALL)
+    parser.add_argument("--model", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1])
+    given = parser.parse_args()
+    results(given.task or list(ALL), given.model, given.seeds, again=given.task is not None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What a careful person would try first, for each kind of task."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import FeatureUnion
+from sklearn.preprocessing import MultiLabelBinarizer
+
+from proxtune.data.labels import answered
+from proxtune.data.records import Answered, Labelled, Record, Tagged
+from proxtune.data.tags import entities
+from proxtune.evaluation import labels, spans, texts
+from proxtune.evaluation.tasks.classification import name_of
+from proxtune.evaluation.tasks.label_sets import names_of
+from proxtune.evaluation.tasks.regression import number_of
+from proxtune.evaluation.tasks.tagging import tags_of
+
+
+def baseline_of(kind: str, train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
+    """(its name, its headline figure on the test rows)."""
+    return BASELINES[kind](train, test)
+
+
+def _features() -> Any:
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, min_df=2)
+    return FeatureUnion([("words", words), ("letters", letters)])
+
+
+def _text(record: Record) -> str:
+    assert isinstance(record, Labelled)
+    if record.pair is None:
+        return record.text
+    shared = set(record.text.lower().split()) & set(record.pair.lower().split())
+    return f"{record.text} {record.pair} {' '.join(f'shared{i}' for i in range(len(shared)))}"
+
+
+def _classes(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
+    features, model = _features(), LogisticRegression(C=10, max_iter=1000)
+    model.fit(features.fit_transform(map(_text, train)), list(map(name_of, train)))
+    said = list(map(str, model.predict(features.transform(map(_text, test)))))
+    gold = list(map(name_of, test))
+    known = sorted(set(gold) | set(map(name_of, train)))
+    return "TF-IDF of words and letters, logistic regression", labels.classes(gold, said, known).values()["macro_f1"]
+
+
+def _sets(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
+    features, model, binary = (
+        _features(),
+        OneVsRestClassifier(LogisticRegression(C=10, max_iter=1000)),
+        MultiLabelBinarizer(),
+    )
+    target = binary.fit_transform(list(map(names_of, train)))
+    model.fit(features.fit_transform(map(_text, train)), target)
+    said = binary.inverse_transform(model.predict(features.transform(map(_text, test))))
+    gold = list(map(names_of, test))
+    known = sorted({*binary.classes_, *(name for names in gold for name in names)})
+    return "TF-IDF, a logistic regression a label", labels.label_sets(gold, said, known).values()["micro_f1"]
+
+
+def _numbers(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
+    features, model = _features(), Ridge(alpha=10)
+    model.fit(features.fit_transform(map(_text, train)), np.array(list(map(number_of, train))))
+    said = list(map(float, model.predict(features.transform(map(_text, test)))))
+    return "TF-IDF, ridge regression", labels.numbers(list(map(number_of, test)), said).values()["pearson"]
+
+
+def _gazetteer(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
+    """The longest name of the training data that begins at a word, as what it was most often there.
+
+    A word that is more often outside of every entity than such a name alone is left out.
+    """
+    names: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    outside = Counter[str]()
+    for record in train:
+        assert isinstance(record, Tagged)
+        for kind, begin, end in entities(record.tags):
+            names[record.tokens[begin:end]][kind] += 1
+        outside.update(word for word, tag in zip(record.tokens, record.tags, strict=True) if tag == "O")
+    kinds = {
+        name: found.most_common(1)[0][0]
+        for name, found in names.items()
+        if len(name) > 1 or found.total() > outside[name[0]]
+    }
+    longest = max(map(len, kinds))
+
+    def tagged(words: tuple[str, ...]) -> tuple[str, ...]:
+        tags, at = list[str](), 0
+        while at < len(words):
+            size = next((n for n in range(longest, 0, -1) if words[at : at + n] in kinds), 0)
+            kind = kinds.get(words[at : at + size])
+            tags += ["O"] if kind is None else [f"B-{kind}", *[f"I-{kind}"] * (size - 1)]
+            at += max(size, 1)
+        return tuple(tags)
+
+    said = [tagged(record.tokens) for record in test if isinstance(record, Tagged)]
+    return "gazetteer of the training data", spans.entity_spans(list(map(tags_of, test)), said).values()["f1"]
+
+
+def _spans(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
+    """The last word of the context that was an answer in training."""
+    known = {answer.text for record in train if isinstance(record, Answered) for answer in record.answers}
+
+    def said(record: Answered) -> str:
+        words = [word.strip(".,;:!?") for word in record.context.split()]
+        return next((word for word in reversed(words) if word in known), "")
+
+    gold = [[answer.text for answer in answered(record).answers] for record in test]
+    figures = texts.answers(gold, [said(answered(record)) for record in test]).values()
+    return "the last word that was an answer in training", figures["f1"]
+
+
+BASELINES: dict[str, Callable[[Sequence[Record], Sequence[Record]], tuple[str, float]]] = {
+    "classification": _classes,
+    "label_sets": _sets,
+    "regression": _numbers,
+    "tagging": _gazetteer,
+    "question_answering": _spans,
+}
