@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import proxtune
-from proxtune.data import chitchat, corpora, intents, reviews
+from proxtune.data import chitchat, corpora, headlines, intents, reviews, slots
 from proxtune.errors import DataError
 from proxtune.runs import cache_folder
 
@@ -38,6 +38,8 @@ BUNDLED: dict[str, Bundled] = {
     "chitchat": _chitchat(chitchat.chats),
     "chitchat-reward": _chitchat(partial(chitchat.chats, "reward")),
     "chitchat-judge": _chitchat(partial(chitchat.chats, "judge")),
+    "chitchat-scores": _chitchat(partial(chitchat.chat_scores, "train")),
+    "chitchat-scores-test": _chitchat(partial(chitchat.chat_scores, "test")),
     "film-reviews": _film_reviews(reviews.sentences),
     "film-reviews-student": _film_reviews(partial(reviews.sentences, "student")),
     "film-reviews-teacher": _film_reviews(partial(reviews.sentences, "teacher")),
@@ -46,6 +48,10 @@ BUNDLED: dict[str, Bundled] = {
     "film-sentiment-test": _film_reviews(partial(corpora.film_sentiment, "test")),
     "bbc-news": _bbc(partial(corpora.bbc_news, "train")),
     "bbc-news-test": _bbc(partial(corpora.bbc_news, "test")),
+    "bbc-headlines": _bbc(partial(headlines.headlines, "train")),
+    "bbc-headlines-test": _bbc(partial(headlines.headlines, "test")),
+    "bbc-pairs": _bbc(partial(headlines.headline_pairs, "train")),
+    "bbc-pairs-test": _bbc(partial(headlines.headline_pairs, "test")),
     "conll2003": _conll(partial(corpora.conll2003, "train")),
     "conll2003-dev": _conll(partial(corpora.conll2003, "valid")),
     "conll2003-test": _conll(partial(corpora.conll2003, "test")),
@@ -57,6 +63,10 @@ BUNDLED: dict[str, Bundled] = {
     "newspaper-zh-test": _chinese(partial(corpora.newspaper_zh, "test")),
     "reviews-zh": _chinese(partial(corpora.reviews_zh, "train")),
     "reviews-zh-test": _chinese(partial(corpora.reviews_zh, "test")),
+    "slots-en": _intents(partial(slots.slot_sets, "train")),
+    "slots-en-test": _intents(partial(slots.slot_sets, "test")),
+    "slots-bio-en": _intents(partial(slots.slot_tags, "train")),
+    "slots-bio-en-test": _intents(partial(slots.slot_tags, "test")),
 }
 
 

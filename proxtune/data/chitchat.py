@@ -5,17 +5,18 @@ whose three ratings are 5, the value the form began with, were not rated.
 """
 
 import json
+import re
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
-from proxtune.errors import DataError
+from proxtune.data.corpora import Part, labelled_part, package_folder
 from proxtune.runs import derive_seed
 
 INSTALL = "pip install --no-deps chitchat-dataset==0.9.0"
 CRITERIA = ("witty", "upbeat", "interesting")
 UNTOUCHED = [5, 5, 5]
+WORDS = 200  # of a chat, with its speakers, where the chat is the text
 
 
 def chats(half: Literal["reward", "judge"] | None = None) -> Iterator[dict[str, Any]]:
@@ -26,16 +27,38 @@ def chats(half: Literal["reward", "judge"] | None = None) -> Iterator[dict[str, 
     Raises:
         DataError: the package is missing, with the line that installs it.
     """
-    spec = find_spec("chitchat_dataset")
-    if spec is None or spec.origin is None:
-        raise DataError(f"the chats are in a package that is not installed; install it with\n    {INSTALL}")
-    stored = json.loads((Path(spec.origin).parent / "dataset.json").read_text(encoding="utf-8"))
+    for name, topic, turns, scores in _rated():
+        owner = "reward" if derive_seed(0, f"chat {name}") % 2 else "judge"
+        if half in (None, owner):
+            first, *rest = turns
+            yield {
+                "prompt": f"Topic: {topic}\n{first}\nB:",
+                "response": "\n".join(rest).removeprefix("B:"),
+                "scores": scores,
+            }
+
+
+def chat_scores(part: Part) -> Iterator[dict[str, Any]]:
+    """The last words of each rated chat, labelled with the mean of its ratings; a fifth is the test.
+
+    Raises:
+        DataError: the package is missing, with the line that installs it.
+    """
+    rows = ({"text": _end("\n".join(turns)), "label": fmean(scores)} for _, _, turns, scores in _rated())
+    return labelled_part(rows, part, percent=20)
+
+
+def _end(text: str) -> str:
+    return "".join(re.findall(r"\S+\s*", text)[-WORDS:])
+
+
+def _rated() -> Iterator[tuple[str, str, list[str], list[int]]]:
+    """Name, topic, turns with their speaker, and ratings of each rated chat that has an answer."""
+    stored = json.loads((package_folder("chitchat_dataset", INSTALL) / "dataset.json").read_text(encoding="utf-8"))
     for name, chat in stored.items():
         ratings = chat.get("ratings") or {}
         scores = [ratings.get(criterion, 5) for criterion in CRITERIA]
-        turns = [" ".join(message["text"] for message in turn).split() for turn in chat["messages"]]
-        owner = "reward" if derive_seed(0, f"chat {name}") % 2 else "judge"
-        if scores != UNTOUCHED and len(turns) > 1 and half in (None, owner):
-            first, *rest = (f"{'AB'[i % 2]}: {' '.join(words)}" for i, words in enumerate(turns))
-            prompt = f"Topic: {chat.get('prompt', 'anything')}\n{first}\nB:"
-            yield {"prompt": prompt, "response": "\n".join(rest).removeprefix("B:"), "scores": scores}
+        if scores != UNTOUCHED and len(chat["messages"]) > 1:
+            texts = (" ".join(message["text"] for message in turn) for turn in chat["messages"])
+            turns = [f"{'AB'[i % 2]}: {' '.join(text.split())}" for i, text in enumerate(texts)]
+            yield name, chat.get("prompt", "anything"), turns, scores

