@@ -18,6 +18,7 @@ from proxtune.rollouts.sampling import training_problems
 from proxtune.rollouts.store import RolloutConfig
 from proxtune.training.loop import TrainingConfig
 from proxtune.training.optim import OptimConfig
+from proxtune.training.trackers import TrackingConfig
 from proxtune.workflows.rewards import RewardConfig
 
 
@@ -32,6 +33,7 @@ class RunConfig(Section):
     data: DataConfig = Field(description="what to learn from")
     optim: OptimConfig = Field(OptimConfig(), description="the optimiser")
     training: TrainingConfig = Field(TrainingConfig(), description="how long, and what is kept")
+    tracking: TrackingConfig = Field(TrackingConfig(), description="where figures go besides the run's folder")
 
     def problems(self) -> list[tuple[str, str]]:
         if self.optim.schedule != "plateau":

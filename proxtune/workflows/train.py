@@ -2,7 +2,10 @@
 
 import shutil
 import time
+from contextlib import closing
 from datetime import UTC, datetime
+from functools import partial
+from secrets import token_hex
 from typing import Any
 
 import torch
@@ -14,7 +17,8 @@ from proxtune.errors import CheckpointError, ConfigError, ModelError
 from proxtune.evaluation.report import write_report
 from proxtune.runs import Run, environment
 from proxtune.training import stop
-from proxtune.training.loop import fit
+from proxtune.training.loop import Watch, fit
+from proxtune.training.trackers import Trackers, libraries
 from proxtune.workflows.jobs import Job
 from proxtune.workflows.profile import StepProfiler, block, both
 from proxtune.workflows.progress import Progress
@@ -29,10 +33,12 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
     SIGTERM and Ctrl-C are answered while it trains (`training.stop`); while the model is written they wait.
 
     Raises:
-        ConfigError: the folder is taken and `resume` is not set, or the run there was another one.
+        ConfigError: the folder is taken and `resume` is not set, or the run there was another one; or a tracker that
+            the config names is not installed, or not ready.
         Stopped: by a signal; the checkpoint is written.
     """
     console = console or Console()
+    libraries(job.config.tracking)
     with stop.listening(), stop.held(), Run.create(job.config.runs / job.config.name, resume=resume) as run:
         for note in job.notes:
             console.print(note, style="dim", highlight=False, soft_wrap=True)
@@ -46,9 +52,15 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
                 f"figures may differ from a run that was not interrupted (OMP_NUM_THREADS={manifest['threads']})",
                 highlight=False,
             )
-        began = time.perf_counter()
-        with Progress(job.command, job.steps, console, run, job.config.model_dump(mode="json")) as progress:
-            profiled = isinstance(job.config, PPORun) and job.config.profile
+        began, options = time.perf_counter(), job.config.model_dump(mode="json")
+        warn = partial(console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        with (
+            closing(Trackers(job.config.tracking, run, options, warn)) as trackers,
+            Progress(job.command, job.steps, console, run, options) as progress,
+        ):
+            watches: list[Watch] = [progress, trackers.log]
+            if isinstance(job.config, PPORun) and job.config.profile:
+                watches.append(StepProfiler(run, console))
             fit(
                 job.algorithm,
                 job.batches,
@@ -58,7 +70,7 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
                 seed=job.config.seed,
                 evaluate=job.evaluate,
                 best=job.best,
-                watch=both(progress, StepProfiler(run, console)) if profiled else progress,
+                watch=both(*watches),
             )
         if job.best is not None and job.best.step:
             console.print(
@@ -100,6 +112,7 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
     if not run.manifest():
         run.write_config(text)
         manifest: dict[str, Any] = {
+            "id": token_hex(8),  # what trackers call the run
             "command": job.command,
             "began": _now(),
             "steps": job.steps,
@@ -114,7 +127,7 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
         run.write_manifest(manifest)
         return manifest
     manifest = run.manifest()
-    old = configs.dump(_with_limits(configs.load(type(job.config), [run.config_path]), job.config))
+    old = configs.dump(_as_now(configs.load(type(job.config), [run.config_path]), job.config))
     if old != text:
         raise ConfigError(
             f"{run.path} was begun with another config:\n{_difference(old, text)}\n"
@@ -141,8 +154,9 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
     return manifest
 
 
-def _with_limits(old: RunConfig, new: RunConfig) -> RunConfig:
-    """The old config with the new limits of rewards: a run that they stopped may need others."""
+def _as_now(old: RunConfig, new: RunConfig) -> RunConfig:
+    """The old config with the new trackers, and the new limits of rewards: a run that they stopped may need others."""
+    old = old.model_copy(update={"tracking": new.tracking})
     if not (isinstance(old, PPORun) and isinstance(new, PPORun)):
         return old
     limits = {name: getattr(new.reward, name) for name in LIMITS}
