@@ -23,6 +23,7 @@ from proxtune.models import trunk
 from proxtune.models.adalora import AdaLora
 from proxtune.models.adapters import Adapters, save_adapters, set_aside
 from proxtune.models.rows import ATTENTION, Rows
+from proxtune.models.virtual import Virtual, save_virtual, taken_out
 from proxtune.models.vocabulary import Head
 
 
@@ -32,7 +33,7 @@ class LanguageModel:
 
     module: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    adapter: LoraModel | IA3Model | Adapters | None = None
+    adapter: LoraModel | IA3Model | Adapters | Virtual | None = None
 
     @property
     def device(self) -> torch.device:
@@ -44,9 +45,16 @@ class LanguageModel:
 
     @property
     def context(self) -> int:
-        """The longest sequence the model was made for, in tokens."""
+        """The longest sequence the model was made for, in tokens, without the virtual ones before it."""
         named = getattr(self.module.config.get_text_config(), "max_position_embeddings", None)
-        return 2**20 if named is None else int(named) - self.first_position  # models without positions name none
+        taken = self.first_position + (0 if self.virtual is None else self.virtual.count)
+        return 2**20 if named is None else int(named) - taken  # models without positions name none
+
+    @property
+    def virtual(self) -> Virtual | None:
+        """The virtual tokens that every row begins with, of this run or an earlier one."""
+        found: Virtual | None = getattr(self.module, "virtual", None)
+        return found
 
     @property
     def causal(self) -> bool:
@@ -102,6 +110,9 @@ class LanguageModel:
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Hidden states [B, S, H] of the trunk, of rows of one length [B, S] that nothing is remembered of."""
+        if self.virtual is not None:
+            rows = Rows([ids.shape[1]] * len(ids), device=ids.device)
+            return self.run(ids.flatten(), rows).unflatten(0, ids.shape)
         return self.module.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
     def run(
@@ -113,17 +124,24 @@ class LanguageModel:
             below: [N, H], what the frozen lower blocks make of these tokens; only those above are run then.
             segments: [N], 0 in the first text and 1 in the second, for an encoder that tells two texts apart.
         """
+        if self.virtual is not None:
+            assert below is None, "there are no `frozen_blocks` then"
+            return self.virtual.run(self._trunk, self.module.get_input_embeddings(), ids, rows, segments)
+        with nullcontext() if below is None else trunk.begin_above(self.module, below):
+            return self._trunk(ids, rows, segments)
+
+    def _trunk(self, ids: Tensor, rows: Rows, segments: Tensor | None) -> Tensor:
+        """The states [N, H] of exactly these tokens."""
         more = {} if segments is None else {"token_type_ids": segments[None]}
         made = ids.new_zeros(1, 1, 1, 1, dtype=torch.bool)  # stands for a mask, so that transformers makes none
-        with nullcontext() if below is None else trunk.begin_above(self.module, below):
-            return self.module.base_model(
-                input_ids=ids[None],
-                attention_mask=made,
-                position_ids=rows.positions[None] + self.first_position,
-                use_cache=False,
-                rows=rows,
-                **more,
-            ).last_hidden_state[0]
+        return self.module.base_model(
+            input_ids=ids[None],
+            attention_mask=made,
+            position_ids=rows.positions[None] + self.first_position,
+            use_cache=False,
+            rows=rows,
+            **more,
+        ).last_hidden_state[0]
 
     @property
     def head(self) -> Head:
@@ -141,8 +159,11 @@ class LanguageModel:
 
     @property
     def frozen_blocks(self) -> int:
-        """How many of the lowest blocks this run does not train, if it trains blocks above them and nothing else."""
-        return trunk.frozen_blocks(self.module)
+        """How many of the lowest blocks this run does not train, if it trains blocks above them and nothing else.
+
+        0 where virtual tokens stand before the rows: the states that passes hand on are those of the others alone.
+        """
+        return 0 if self.virtual is not None else trunk.frozen_blocks(self.module)
 
     def shares_below(self, other: "LanguageModel", count: int) -> bool:
         """Whether the lowest `count` blocks, and all they depend on, are the very weights of the other model."""
@@ -161,7 +182,10 @@ class LanguageModel:
 
     @contextmanager
     def as_reference(self) -> Iterator["LanguageModel"]:
-        """The weights as they stood when the run began: the same ones with this run's adapter off."""
+        """The weights as they stood when the run began: the same ones with this run's adapter off.
+
+        Virtual tokens are those that the run began with.
+        """
         assert self.adapter is not None
         self.adapter.disable_adapter_layers()
         try:
@@ -177,14 +201,16 @@ class LanguageModel:
     def save(self, folder: Path) -> None:
         """Write an ordinary model folder (safetensors, adapter merged in) that transformers and `load` read.
 
-        Bottleneck adapters cannot be merged: they stand beside the weights, where `load` alone finds them.
+        Bottleneck adapters and virtual tokens cannot be merged: they stand beside the weights, where `load` alone
+        finds them.
         """
         module: Any = self.module  # peft types the model it gives back as a bare nn.Module
         if isinstance(self.adapter, LoraModel | IA3Model):
             module = copy.deepcopy(self.adapter).merge_and_unload()
-        with set_aside(module) as found:
+        with set_aside(module) as found, taken_out(module) as virtual:
             module.save_pretrained(folder)
         save_adapters(found, folder)
+        save_virtual(virtual, folder)
         self.tokenizer.save_pretrained(folder)
 
 
@@ -224,7 +250,7 @@ def check_architecture(model: LanguageModel) -> None:
     read: Callable[[Tensor], Tensor] = model.logits
     if not model.causal:
         ids, read = ids + 8, Tensor.float  # clear of the padding that RoBERTa finds by its id
-    with torch.no_grad():
+    with torch.no_grad(), taken_out(model.module):  # of virtual tokens transformers knows nothing
         theirs = read(model.hidden(ids))
         if model.causal:
             _refuse(model, theirs, model.module(input_ids=ids).logits.float(), "changes its logits after the head")

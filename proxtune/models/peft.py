@@ -5,16 +5,19 @@ from typing import Literal
 import torch
 from peft import IA3Config, IA3Model, LoraConfig, LoraModel
 from pydantic import Field, PositiveInt
-from torch import nn
+from torch import Tensor, nn
 
 from proxtune.config import Section
 from proxtune.errors import ModelError
 from proxtune.models.adalora import AdaLora
 from proxtune.models.adapters import Adapters, Sublayers, linear_layers, sublayers
 from proxtune.models.language_model import LanguageModel
+from proxtune.models.rows import Rows
 from proxtune.models.trunk import blocks
+from proxtune.models.virtual import Noted, Virtual
 
-Kind = Literal["full", "lora", "adalora", "ia3", "adapter", "bitfit", "head"]
+Kind = Literal["full", "lora", "adalora", "ia3", "adapter", "bitfit", "prompt", "ptuning", "prefix", "head"]
+VIRTUAL = ("prompt", "ptuning", "prefix")
 
 
 class TuningConfig(Section):
@@ -24,7 +27,9 @@ class TuningConfig(Section):
         "lora",
         description="full: every weight; lora: low-rank adapters beside frozen weights; adalora: the same, with rank "
         "moved between layers (supervised training only); ia3: scales on keys, values and inside the feed-forward; "
-        "adapter: bottleneck layers; bitfit: the biases; head: the task's head alone, on a frozen model",
+        "adapter: bottleneck layers; bitfit: the biases; prompt: vectors before the input; ptuning: the same, made by "
+        "a small network; prefix: keys and values before those of every layer; head: the task's head alone, on a "
+        "frozen model",
     )
     rank: PositiveInt = Field(16, description="LoRA rank r; AdaLoRA's mean rank at the end")
     alpha: PositiveInt = Field(32, description="LoRA scale: the update is alpha / rank · BA")
@@ -35,6 +40,9 @@ class TuningConfig(Section):
     adapter_placement: Literal["pfeiffer", "houlsby"] = Field(
         "pfeiffer", description="adapter only: after the feed-forward, or (houlsby) after attention too"
     )
+    virtual_tokens: PositiveInt = Field(
+        16, description="prompt, ptuning, prefix only: how many stand before each text; the context has less room"
+    )
     top_layers: PositiveInt | None = Field(
         None, description="train only the top n blocks; nothing is back-propagated below them, and PPO runs them once"
     )
@@ -44,11 +52,12 @@ class TuningConfig(Section):
 
     def problems(self) -> list[tuple[str, str]]:
         found = []
-        if self.dropout and self.kind in ("ia3", "bitfit", "head"):
+        if self.dropout and self.kind in ("ia3", "bitfit", "head", *VIRTUAL):
             message = f"{self.kind} has no adapter to drop inputs of; set 0, or tuning.kind=lora, adalora or adapter"
             found.append(("dropout", message))
-        if self.kind == "head" and self.top_layers:
-            found.append(("top_layers", "head trains no block; set null, or tuning.kind=full to train the top blocks"))
+        if self.kind in ("head", *VIRTUAL) and self.top_layers:
+            message = f"{self.kind} trains no block; set null, or tuning.kind=full to train the top blocks"
+            found.append(("top_layers", message))
         if self.kind == "head" and self.checkpointing:
             found.append(("checkpointing", "head back-propagates through no block; set false"))
         return found
@@ -70,7 +79,7 @@ def tune(model: LanguageModel, config: TuningConfig, *, seed: int = 0, head: boo
         return model
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model.adapter = _adapter(model.module, config)
+        model.adapter = _virtual(model, config) if config.kind in VIRTUAL else _adapter(model.module, config)
     return model
 
 
@@ -110,6 +119,45 @@ def _adapter(module: nn.Module, config: TuningConfig) -> LoraModel | IA3Model | 
     if config.adapter_placement == "houlsby":
         after = [layer for block in found for layer in (block.attention, block.feedforward)]
     return Adapters(module, after, config.adapter_size, dropout=config.dropout)
+
+
+def _virtual(model: LanguageModel, config: TuningConfig) -> Virtual:
+    """Virtual tokens before every row: those of an earlier run, or new ones from random tokens of the vocabulary."""
+    module, count, earlier = model.module, config.virtual_tokens, model.virtual
+    if earlier is not None and (earlier.kind, earlier.count) != (config.kind, count):
+        raise ModelError(
+            f"the model has {earlier.count} virtual tokens of an earlier run, and tuning.kind={config.kind} with "
+            f"tuning.virtual_tokens={count} cannot go on from them; set tuning.kind={earlier.kind} and "
+            f"tuning.virtual_tokens={earlier.count} to train them on, or tuning.kind=lora to train beside them"
+        )
+    if earlier is None and count >= model.context:
+        raise ModelError(
+            f"tuning.virtual_tokens is {count}, but the model's context is {model.context}, and they take their places "
+            "in it; set fewer"
+        )
+    if config.kind == "prefix" and not blocks(module)[1]:
+        raise ModelError(
+            f"{type(module).__name__} has no attention, whose keys and values tuning.kind=prefix trains; "
+            "set tuning.kind=prompt"
+        )
+    module.requires_grad_(False)
+    weights = _started(model, config) if earlier is None else earlier.learned()
+    virtual = Virtual(weights, network=config.kind == "ptuning")
+    module.add_module("virtual", virtual)
+    return virtual
+
+
+@torch.no_grad()
+def _started(model: LanguageModel, config: TuningConfig) -> dict[str, Tensor]:
+    """What the model itself has in the places of random tokens: their input vectors, or keys and values."""
+    tokenizer = model.tokenizer
+    words = torch.tensor(sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)))
+    ids = words[torch.randint(len(words), (config.virtual_tokens,))].to(model.device)
+    if config.kind != "prefix":
+        return {"vectors": model.module.get_input_embeddings()(ids)}
+    noted = Noted()
+    model.run(ids, Rows([len(ids)], memory=noted, device=model.device))
+    return noted.weights
 
 
 def disable_dropout(module: nn.Module) -> None:

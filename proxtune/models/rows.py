@@ -4,7 +4,7 @@ Everything else in a transformer works on each token by itself, so a pass over N
 the longest row is. Attention alone is padded, or reads the keys and values of rows that the sampler goes on with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -50,6 +50,7 @@ class Rows:
         self.lengths, self.going, self.memory, self.device = list(lengths), len(going), memory, device
         self.limit = max(going, default=-1) + 1
         self.masks = dict[int | None, Tensor | None]()
+        self.learned: Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None  # see models/virtual.py
         count = torch.tensor(self.lengths, dtype=torch.int64)
         start = count.cumsum(0) - count
         row = torch.repeat_interleave(torch.arange(len(count)), count)
@@ -57,6 +58,11 @@ class Rows:
         before = torch.tensor(going, dtype=torch.int64)
         self.positions = torch.cat([before, offset]).to(device)  # [N]
         self.places = torch.cat([torch.arange(len(going)), row + len(going)]).to(device)  # [N]
+
+    def longer(self, count: int) -> "Rows":
+        """The same rows, each `count` tokens longer at its beginning; those of rows that go on are remembered."""
+        going = (self.positions[: self.going] + count).tolist()
+        return Rows([count + length for length in self.lengths], going=going, memory=self.memory, device=self.device)
 
     @cached_property
     def groups(self) -> tuple[list[tuple[int, int]], Tensor | None]:
@@ -119,6 +125,8 @@ class Rows:
         Returns:
             [N, heads, d]
         """
+        if self.learned is not None:
+            keys, values = self.learned(layer, keys, values)
         if self.memory is not None:
             self.memory.write(layer, self.places, self.positions, keys.transpose(0, 1), values.transpose(0, 1))
         n, found = self.going, []

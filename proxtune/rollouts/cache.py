@@ -21,7 +21,9 @@ class Memory(Protocol):
 
 def memory_for(model: LanguageModel, rows: int, slots: int) -> "RowStates | KeysAndValues":
     """The memory that the architecture uses, empty; `slots` is the length of the longest row to come."""
-    return RowStates(rows) if isinstance(model.module, LSTM) else KeysAndValues(rows, slots)
+    if isinstance(model.module, LSTM):
+        return RowStates(rows)
+    return KeysAndValues(rows, slots, before=0 if model.virtual is None else model.virtual.count)
 
 
 class RowStates:
@@ -51,10 +53,14 @@ class RowStates:
 
 
 class KeysAndValues:
-    """Each layer's keys and values, [rows, heads, slots, d], and states [rows, slots, H] that a frozen trunk left."""
+    """Each layer's keys and values, [rows, heads, slots, d], and states [rows, slots, H] that a frozen trunk left.
 
-    def __init__(self, rows: int, slots: int) -> None:
-        self.rows, self.slots = rows, slots
+    Args:
+        before: virtual tokens that every row begins with, which have slots of their own.
+    """
+
+    def __init__(self, rows: int, slots: int, before: int = 0) -> None:
+        self.rows, self.slots, self.before = rows, before + slots, before
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.states: Tensor | None = None
 
@@ -80,6 +86,6 @@ class KeysAndValues:
     def copy(self, source: int, target: int, length: int) -> None:
         for layer in self.layers.values():
             for x in layer:
-                x[target, :, :length] = x[source, :, :length]
+                x[target, :, : self.before + length] = x[source, :, : self.before + length]
         if self.states is not None:
             self.states[target, :length] = self.states[source, :length]
