@@ -35,6 +35,9 @@ mutate: .venv ## put each small mistake into the objectives: a test must find it
 curves: .venv ## write the stored curves of tests/curves again, where the numbers are meant to change
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.curves
 
+data: .venv ## fetch data that need apt or a large wheel into data/ (no root is needed)
+	$(BIN)/python -m tools.fetch
+
 lint: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -67,5 +70,5 @@ clean: ## remove caches and builds (.venv and runs stay)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help .venv demo check fast test nightly mutate curves bench lint types layers fix results tables pins clean
+.PHONY: help .venv demo check fast test nightly mutate curves data bench lint types layers fix results tables pins clean
 .DEFAULT_GOAL := help
