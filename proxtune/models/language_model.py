@@ -196,7 +196,7 @@ class LanguageModel:
 
     def frozen_copy(self) -> "LanguageModel":
         """A copy of its own that is never trained."""
-        return LanguageModel(copy.deepcopy(self.module).requires_grad_(False), self.tokenizer)
+        return type(self)(copy.deepcopy(self.module).requires_grad_(False), self.tokenizer)
 
     def save(self, folder: Path) -> None:
         """Write an ordinary model folder (safetensors, adapter merged in) that transformers and `load` read.
@@ -253,16 +253,17 @@ def check_architecture(model: LanguageModel) -> None:
     with torch.no_grad(), taken_out(model.module):  # of virtual tokens transformers knows nothing
         theirs = read(model.hidden(ids))
         if model.causal:
-            _refuse(model, theirs, model.module(input_ids=ids).logits.float(), "changes its logits after the head")
+            refuse(model, theirs, model.module(input_ids=ids).logits.float(), "changes its logits after the head")
         rows = Rows([3, 8], device=model.device)
         try:
             packed = read(model.run(torch.cat([ids[0, :3], ids[0]]), rows))[3:]
         except TypeError:  # no room for `rows` in its forward pass
             packed = torch.full_like(theirs[0], torch.nan)
-        _refuse(model, packed[None], theirs, "does not take rows of different lengths without padding")
+        refuse(model, packed[None], theirs, "does not take rows of different lengths without padding")
 
 
-def _refuse(model: LanguageModel, ours: Tensor, theirs: Tensor, what: str) -> None:
+def refuse(model: LanguageModel, ours: Tensor, theirs: Tensor, what: str) -> None:
+    """Raise ModelError where two passes that must agree do not, because the model `what`."""
     gap = float(torch.where(ours.isnan() & theirs.isnan(), 0, ours - theirs).abs().max())
     if not gap <= 1e-3 * max(1.0, float(theirs.abs().max())):
         raise ModelError(

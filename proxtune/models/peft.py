@@ -13,11 +13,14 @@ from proxtune.models.adalora import AdaLora
 from proxtune.models.adapters import Adapters, Sublayers, linear_layers, sublayers
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.rows import Rows
-from proxtune.models.trunk import blocks
+from proxtune.models.trunk import blocks, stacks
 from proxtune.models.virtual import Noted, Virtual
 
 Kind = Literal["full", "lora", "adalora", "ia3", "adapter", "bitfit", "prompt", "ptuning", "prefix", "head"]
 VIRTUAL = ("prompt", "ptuning", "prefix")
+
+
+HALVES = ("full", "lora", "adalora", "bitfit", "head")  # what an encoder-decoder takes
 
 
 class TuningConfig(Section):
@@ -72,6 +75,8 @@ def tune(model: LanguageModel, config: TuningConfig, *, seed: int = 0, head: boo
     Raises:
         ModelError: fewer blocks than `top_layers` asks for, or a model that has not what this kind trains.
     """
+    if model.module.config.is_encoder_decoder:
+        _refuse_for_halves(config)
     if config.checkpointing:
         _checkpoint_activations(model.module)
     if config.kind in ("full", "bitfit", "head"):
@@ -81,6 +86,20 @@ def tune(model: LanguageModel, config: TuningConfig, *, seed: int = 0, head: boo
         torch.manual_seed(seed)
         model.adapter = _virtual(model, config) if config.kind in VIRTUAL else _adapter(model.module, config)
     return model
+
+
+def _refuse_for_halves(config: TuningConfig) -> None:
+    """An encoder-decoder has two stacks of blocks, and attention between them."""
+    if config.top_layers:
+        raise ModelError(
+            f"tuning.top_layers is {config.top_layers}, but an encoder-decoder has two stacks of blocks, of which the "
+            "upper reads the lower everywhere; set null"
+        )
+    if config.kind not in HALVES:
+        raise ModelError(
+            f"tuning.kind={config.kind} is made for one stack of blocks, and an encoder-decoder has two; set one of "
+            f"{', '.join(HALVES)}"
+        )
 
 
 def _mark(module: nn.Module, config: TuningConfig, *, head: bool) -> None:
@@ -168,7 +187,7 @@ def disable_dropout(module: nn.Module) -> None:
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = 0.0
-        for name in ("attention_dropout", "dropout", "activation_dropout"):
+        for name in ("attention_dropout", "dropout", "activation_dropout", "layerdrop"):
             if isinstance(getattr(part, name, None), float):
                 setattr(part, name, 0.0)
     module.train()
@@ -209,8 +228,10 @@ def _adaptable(module: nn.Module, top: int | None) -> list[str]:
 
 def _top_blocks(module: nn.Module, top: int | None) -> tuple[str, ...]:
     """What the names of the weights in the top `top` blocks, or in all of them, begin with."""
+    if top is None:
+        return tuple(f"{path}.{i}." for path, found in stacks(module) for i in range(len(found)))
     path, found = blocks(module)
     count = len(found)
-    if top is not None and top > count:
+    if top > count:
         raise ModelError(f"tuning.top_layers is {top}, but the model has {count} blocks; set at most {count}")
-    return tuple(f"{path}.{i}." for i in range(count - (top or count), count))
+    return tuple(f"{path}.{i}." for i in range(count - top, count))
