@@ -42,6 +42,7 @@ from proxtune.models.language_model import LanguageModel, check_architecture
 from proxtune.models.lstm import LSTM, LSTMConfig
 from proxtune.models.transformer import Transformer, TransformerConfig
 from proxtune.models.vetting import vet
+from proxtune.models.virtual import restore_virtual, virtual_tokens
 from proxtune.runs import cache_folder
 
 # name: (package, file or folder in it, how to get it). What the packages depend on is not needed to read them.
@@ -130,7 +131,7 @@ def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, int]:
         if name.startswith(TWICE):
             settle_end(tokenizer)
         context = int(getattr(config, "max_position_embeddings", 2**20))
-        return tokenizer, context
+        return tokenizer, context - virtual_tokens(Path(source))
 
 
 def device(name: str) -> torch.device:
@@ -251,6 +252,7 @@ def _pretrained(source: str) -> tuple[Any, Any]:
             f"describes, which would be random (first: {min(missing)}); get them whole"
         )
     restore_adapters(module, Path(source))
+    restore_virtual(module, Path(source))
     if reads:
         module.pooler = None  # of next-sentence prediction: nothing reads it
     if both:

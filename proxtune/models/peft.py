@@ -18,8 +18,6 @@ from proxtune.models.virtual import Noted, Virtual
 
 Kind = Literal["full", "lora", "adalora", "ia3", "adapter", "bitfit", "prompt", "ptuning", "prefix", "head"]
 VIRTUAL = ("prompt", "ptuning", "prefix")
-
-
 HALVES = ("full", "lora", "adalora", "bitfit", "head")  # what an encoder-decoder takes
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from proxtune.data.collate import Tokens, collate_examples, collate_pairs, length_mask
 from proxtune.data.template import PreferenceExample, RatedExample
 from proxtune.models import trunk
+from proxtune.models.encoder_decoder import EncoderDecoder
 from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.rows import Rows
@@ -130,6 +131,8 @@ def states(model: LanguageModel, tokens: Tokens, below: Below | None = None) -> 
     Args:
         below: [B, S, H], `frozen_states` of these rows: only the blocks above the frozen ones are run.
     """
+    if isinstance(model, EncoderDecoder):
+        return model.token_states(tokens)
     lengths, width = _needed(tokens), _width(tokens)
     kept = length_mask(lengths, width)
     rows = Rows(lengths.tolist(), device=model.device)
@@ -176,6 +179,8 @@ def join(tokens: Tokens) -> Tensor:
 
 def _last_states(model: LanguageModel, tokens: Tokens) -> Tensor:
     """[B, H]: the hidden states of the rows' last tokens."""
+    if isinstance(model, EncoderDecoder):
+        return model.token_states(tokens, last=True)
     lengths = tokens.prompt_lengths + tokens.response_lengths
     hidden = model.run(join(tokens)[length_mask(lengths, _width(tokens))], Rows(lengths.tolist(), device=model.device))
     return hidden[lengths.cumsum(0) - 1]

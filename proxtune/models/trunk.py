@@ -29,6 +29,14 @@ def blocks(module: nn.Module) -> tuple[str, nn.ModuleList]:
     return max(lists, key=lambda found: len(found[1]), default=("", nn.ModuleList()))
 
 
+def stacks(module: nn.Module) -> list[tuple[str, nn.ModuleList]]:
+    """The lists of blocks with their names: one, or in an encoder-decoder that of each half."""
+    if not module.config.is_encoder_decoder:  # type: ignore[union-attr]
+        return [blocks(module)]
+    lists = {name: part for name, part in module.named_modules() if isinstance(part, nn.ModuleList)}
+    return [(name, part) for name, part in lists.items() if not name.startswith(tuple(f"{other}." for other in lists))]
+
+
 def frozen_blocks(module: nn.Module) -> int:
     """How many of the lowest blocks are not trained; 0 where anything outside the blocks is, or nothing at all."""
     path, _ = blocks(module)

@@ -28,7 +28,7 @@ def memory_for(model: LanguageModel, rows: int, slots: int) -> "RowStates | Keys
         return BothHalves()
     if isinstance(model.module, LSTM):
         return RowStates(rows)
-    return KeysAndValues(rows, slots)
+    return KeysAndValues(rows, slots, before=0 if model.virtual is None else model.virtual.count)
 
 
 class RowStates:
@@ -58,10 +58,14 @@ class RowStates:
 
 
 class KeysAndValues:
-    """Each layer's keys and values, [rows, heads, slots, d], and states [rows, slots, H] that a frozen trunk left."""
+    """Each layer's keys and values, [rows, heads, slots, d], and states [rows, slots, H] that a frozen trunk left.
 
-    def __init__(self, rows: int, slots: int) -> None:
-        self.rows, self.slots = rows, slots
+    Args:
+        before: virtual tokens that every row begins with, which have slots of their own.
+    """
+
+    def __init__(self, rows: int, slots: int, before: int = 0) -> None:
+        self.rows, self.slots, self.before = rows, before + slots, before
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.states: Tensor | None = None
 
@@ -87,7 +91,7 @@ class KeysAndValues:
     def copy(self, source: int, target: int, length: int) -> None:
         for layer in self.layers.values():
             for x in layer:
-                x[target, :, :length] = x[source, :, :length]
+                x[target, :, : self.before + length] = x[source, :, : self.before + length]
         if self.states is not None:
             self.states[target, :length] = self.states[source, :length]
 

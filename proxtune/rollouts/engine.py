@@ -2,7 +2,8 @@
 
 Each token is computed once. Its log-prob, the entropy of its distribution and the value of its state come out of the
 same pass, so that PPO needs no second forward of the policy. A pass takes one token of every row that goes on and the
-whole prompts of rows that begin, without padding; a row that ends leaves its place to the next prompt in the queue.
+whole prompts of rows that begin, without padding; a row that ends leaves its place to the next prompt in the queue. An
+encoder-decoder, whose halves run apart, begins with the next prompts when all rows have ended.
 """
 
 from collections import deque
@@ -20,7 +21,7 @@ from proxtune.models.heads import ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.packed import packed
 from proxtune.models.rows import Rows
-from proxtune.rollouts.cache import KeysAndValues, memory_for
+from proxtune.rollouts.cache import BothHalves, KeysAndValues, memory_for
 from proxtune.rollouts.rollout import Rollout, check_room
 from proxtune.rollouts.sampling import SamplingConfig, next_tokens
 
@@ -98,6 +99,21 @@ class Engine:
     @torch.no_grad()
     def step(self) -> Step | None:
         """One pass: a token for every row that is running or begins now; None where there is none left."""
+        hidden = self._write() if isinstance(self.memory, BothHalves) else self._pass()
+        return None if hidden is None else self._draw(hidden)
+
+    def _write(self) -> Tensor | None:
+        """[n, H]: the states of the running rows in an encoder-decoder; of new ones, where none is left."""
+        if not self.running:
+            self.running = [self.waiting.popleft() for _ in range(min(len(self.waiting), self.places))]
+            if not self.running:
+                return None
+            self.memory.begin(self.model, [row.prompt for row in self.running])
+        hidden: Tensor = self.memory.write(self.model, [row.response for row in self.running])
+        return hidden
+
+    def _pass(self) -> Tensor | None:
+        """[n, H]: the states that each row goes on from."""
         new = self._begin()
         first = [rows[0] for rows in new]
         going = [len(row.prompt) + len(row.response) - 1 for row in self.running]
@@ -114,7 +130,7 @@ class Engine:
                 self.memory.copy(place, len(self.running), len(copy.prompt))
                 self.running.append(copy)
                 places.append(places[place])
-        return self._draw(hidden[torch.tensor(places, device=hidden.device)])
+        return hidden[torch.tensor(places, device=hidden.device)]
 
     def _begin(self) -> list[list[Row]]:
         """The rows that begin now, those of one prompt together: it is read once for all of them."""

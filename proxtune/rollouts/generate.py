@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from proxtune.data.collate import collate
+from proxtune.models.encoder_decoder import EncoderDecoder
 from proxtune.models.heads import ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.rollouts.rollout import Rollout, check_room
@@ -28,18 +29,18 @@ def generate(
     logprobs, entropy, values = (torch.zeros(size, device=model.device) for _ in range(3))
     responses: list[list[int]] = []
     for row, prompt in enumerate(prompts):
-        ids = list(prompt)
+        answer: list[int] = []
         for t in range(config.max_new_tokens):
-            hidden = model.hidden(torch.tensor([ids], device=model.device))[:, -1]
+            hidden = state_after(model, prompt, answer)
             logits = model.logits(hidden)
-            draw = next_tokens(logits, uniforms[row : row + 1, t], config, [ids], [row])
+            draw = next_tokens(logits, uniforms[row : row + 1, t], config, [prompt + answer], [row])
             logprobs[row, t], entropy[row, t] = draw.logprobs, draw.entropy
             if head is not None:
                 values[row, t] = head(hidden)
-            ids.append(int(draw.tokens))
-            if ids[-1] in model.stop_ids:
+            answer.append(int(draw.tokens))
+            if answer[-1] in model.stop_ids:
                 break
-        responses.append(ids[len(prompt) :])
+        responses.append(answer)
     tokens = collate(prompts, responses).to(model.device)
     width = tokens.response_ids.shape[1]
     return Rollout(
@@ -49,3 +50,11 @@ def generate(
         entropy=entropy[:, :width],
         values=None if head is None else values[:, :width],
     )
+
+
+def state_after(model: LanguageModel, prompt: list[int], answer: list[int]) -> Tensor:
+    """[1, H]: the state that the token after `answer` is chosen in, of this row by itself."""
+    if isinstance(model, EncoderDecoder):
+        written = torch.tensor([answer], dtype=torch.int64, device=model.device)
+        return model.states([prompt], written)[:, -1]
+    return model.hidden(torch.tensor([prompt + answer], device=model.device))[:, -1]

@@ -22,7 +22,7 @@ from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import load as load_model
 from proxtune.models.score import frozen_logprobs, rewards, score
 from proxtune.objectives import sft_loss
-from proxtune.rollouts.generate import generate
+from proxtune.rollouts.generate import generate, state_after
 from proxtune.rollouts.rollout import Rollout
 from proxtune.training import checkpoint
 from proxtune.training.metrics import Metrics
@@ -220,8 +220,7 @@ def regret(model: LanguageModel, prompt: list[int], ours: list[int], plain: list
     t = next((t for t, (one, other) in enumerate(zip(ours, plain, strict=False)) if one != other), None)
     if t is None:
         return 0.0 if len(ours) == len(plain) else math.inf
-    hidden = model.hidden(torch.tensor([prompt + ours[:t]], device=model.device))[:, -1]
-    logprobs = model.logits(hidden)[0].log_softmax(-1)
+    logprobs = model.logits(state_after(model, prompt, ours[:t]))[0].log_softmax(-1)
     return float(logprobs[plain[t]] - logprobs[ours[t]])
 
 
