@@ -1,18 +1,21 @@
 """The loop drives whatever has a step, and goes on after a kill as if there had been none."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from proxtune.data.loader import Loader
-from proxtune.errors import CheckpointError
+from proxtune.errors import CheckpointError, RewardError
 from proxtune.runs import Run
 from proxtune.training import checkpoint
-from proxtune.training.loop import TrainingConfig, fit, restore
+from proxtune.training.loop import Best, TrainingConfig, fit, restore
+from proxtune.training.optim import OptimConfig, Optimizer
 
 
 class Sum:
@@ -48,11 +51,13 @@ def train(
     *,
     steps: int = 10,
     evaluate: Callable[[], dict[str, float]] | None = None,
+    best: Best | None = None,
     **options: Any,
 ) -> Sum:
     with Run.create(path, resume=True) as run:
         run.write_config("{}\n")
-        fit(algorithm, loader(), run, TrainingConfig(**{"save_every": 3} | options), steps=steps, evaluate=evaluate)
+        config = TrainingConfig(**{"save_every": 3} | options)
+        fit(algorithm, loader(), run, config, steps=steps, evaluate=evaluate, best=best)
     return algorithm
 
 
@@ -209,3 +214,166 @@ def test_another_seed_draws_otherwise(tmp_path: Path) -> None:
             fit(algorithm, loader(), run, TrainingConfig(save_every=0), steps=2, seed=seed)
         totals.append(float(algorithm.total))
     assert totals[0] != totals[1]
+
+
+NAN = math.nan
+LOSSES = [5.0, 4.0, 2.0, 3.0, 2.5, 2.0, 6.0, 7.0, 8.0, 9.0]  # after each of ten steps: the best is the third
+
+
+class Descent(Sum):
+    """A `Sum` with a weight that an optimiser moves, whose rate is among the figures."""
+
+    def __init__(self, *, fails_at: int | None = None) -> None:
+        super().__init__(fails_at=fails_at)
+        self.weight = nn.Parameter(torch.ones(3))
+        config = OptimConfig(schedule="plateau", plateau_patience=2, learning_rate=0.1, warmup=0)
+        self.optimizer = Optimizer({"model": [self.weight]}, config, total=10)
+
+    def step(self, batch: list[int]) -> dict[str, float]:
+        figures = super().step(batch)
+        self.optimizer.begin(self.steps - 1)
+        (self.weight * self.total).sum().backward()
+        return self.optimizer.apply(figures | {"rate": self.optimizer.learning_rate})
+
+    def state(self) -> dict[str, Any]:
+        return super().state() | {"weight": self.weight.detach(), "optimizer": self.optimizer.state()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self.weight.data = state["weight"].clone()
+        self.optimizer.load_state(state["optimizer"])
+
+
+def best_of(
+    path: Path, algorithm: Sum, losses: list[float] = LOSSES, *, rises: bool = False, every: int = 1, **options: Any
+) -> tuple[Sum, Best]:
+    """Train with the loss of each step as the held-out figure."""
+    best = Best("eval/loss", rises=rises)
+    evaluate = lambda: {"eval/loss": losses[algorithm.steps - 1]}  # noqa: E731
+    train(path, algorithm, steps=len(losses), evaluate=evaluate, best=best, eval_every=every, **options)
+    return algorithm, best
+
+
+@pytest.mark.parametrize(
+    ("rises", "values", "better", "step", "since"),
+    [
+        (False, [3.0, 2.0, 2.0, 1.0], [True, True, False, True], 4, 0),  # of equal ones the first
+        (True, [3.0, 2.0, 4.0, 4.0, 1.0], [True, False, True, False, False], 3, 2),
+        (False, [NAN, 2.0, NAN], [True, True, False], 2, 1),  # any number is better than none
+        (True, [NAN, -math.inf], [True, True], 2, 0),
+    ],
+)
+def test_the_best_is_the_lowest_or_the_highest(
+    rises: bool, values: list[float], better: list[bool], step: int, since: int
+) -> None:
+    best = Best("eval/loss", rises=rises)
+    assert [best.see(i, {"eval/loss": x, "loss": 0.0}) for i, x in enumerate(values, 1)] == better
+    assert best.state() == {"step": step, "value": values[step - 1], "since": since}
+    assert best.see(9, {"loss": -1.0}) is None  # not evaluated
+    assert best.state() == {"step": step, "value": values[step - 1], "since": since}
+
+
+def test_the_best_checkpoint_is_kept_and_what_is_left_is_that_step(tmp_path: Path) -> None:
+    left, best = best_of(tmp_path / "run", Sum(), patience=None)
+    assert (best.step, best.value, best.since) == (3, 2.0, 7)
+    assert torch.equal(left.total, train(tmp_path / "short", Sum(), steps=3).total)
+    assert checkpoints(tmp_path / "run") == ["step-000003", "step-000009", "step-000010"]
+    assert [row["step"] for row in figures(tmp_path / "run")] == list(range(1, 11))
+
+
+def test_a_higher_figure_is_the_best_where_it_rises(tmp_path: Path) -> None:
+    left, best = best_of(tmp_path, Sum(), [1.0, 3.0, 2.0, 2.0], rises=True)
+    assert (left.steps, best.step) == (2, 2)
+
+
+def test_where_the_last_step_is_the_best_it_stays(tmp_path: Path) -> None:
+    left, best = best_of(tmp_path, Sum(), [4.0, 3.0, 2.0, 1.0])
+    assert (left.steps, best.step, best.since) == (4, 4, 0)
+
+
+def test_only_what_is_evaluated_can_be_the_best(tmp_path: Path) -> None:
+    left, best = best_of(tmp_path, Sum(), every=4, patience=None)  # steps 4, 8 and 10
+    assert (left.steps, best.step, best.value, best.since) == (4, 4, 3.0, 2)
+
+
+@pytest.mark.parametrize(("patience", "every", "last"), [(1, 1, 4), (3, 1, 6), (2, 2, 10), (1, 2, 8), (7, 1, 10)])
+def test_evaluations_in_a_row_without_a_better_one_end_the_run(
+    patience: int, every: int, last: int, tmp_path: Path
+) -> None:
+    # every second step: 4, 3, 2, 7, 9; the best is the sixth
+    left, best = best_of(tmp_path, Sum(), patience=patience, every=every)
+    assert [row["step"] for row in figures(tmp_path)] == list(range(1, last + 1))
+    assert left.steps == best.step == (3 if every == 1 else 6)
+
+
+def test_a_run_that_is_over_stays_over(tmp_path: Path) -> None:
+    left, best = best_of(tmp_path, Sum(), patience=2)
+    again, known = best_of(tmp_path, Sum(), patience=2)
+    assert torch.equal(again.total, left.total)
+    assert known == best
+    assert [row["step"] for row in figures(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("fails_at", [3, 4, 7, 10])  # the best step itself, and after it
+@pytest.mark.parametrize("options", [{"patience": None}, {"patience": 7}, {"patience": None, "save_every": 0}])
+def test_tr1_a_run_killed_before_or_after_its_best_step_ends_with_the_same_model(
+    fails_at: int, options: dict[str, Any], tmp_path: Path
+) -> None:
+    whole, best = best_of(tmp_path / "whole", Descent(), **options)
+    with pytest.raises(KeyboardInterrupt):
+        best_of(tmp_path / "killed", Descent(fails_at=fails_at), **options)
+    resumed, again = best_of(tmp_path / "killed", Descent(), **options)
+    assert isinstance(whole, Descent)
+    assert isinstance(resumed, Descent)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert torch.equal(resumed.total, whole.total)
+    assert resumed.steps == best.step == 3
+    assert again == best
+    assert figures(tmp_path / "killed") == figures(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("fails_at", [3, 4, 10])
+def test_tr1_a_run_that_was_stopped_within_an_evaluation_ends_with_the_same_model(
+    fails_at: int, tmp_path: Path
+) -> None:
+    whole, best = best_of(tmp_path / "whole", Descent(), patience=None)
+    stopped = Descent()
+
+    def evaluate() -> dict[str, float]:
+        if stopped.steps == fails_at:
+            raise RewardError("no answer")
+        return {"eval/loss": LOSSES[stopped.steps - 1]}
+
+    options: dict[str, Any] = {"eval_every": 1, "patience": None}
+    with pytest.raises(RewardError):
+        train(tmp_path / "run", stopped, evaluate=evaluate, best=Best("eval/loss", rises=False), **options)
+    resumed, again = best_of(tmp_path / "run", Descent(), patience=None)
+    assert torch.equal(resumed.total, whole.total)
+    assert again == best
+    assert figures(tmp_path / "run") == figures(tmp_path / "whole")
+
+
+def test_the_rate_falls_after_evaluations_that_were_no_better(tmp_path: Path) -> None:
+    best_of(tmp_path, Descent(), patience=None)
+    # after steps 4 and 5, then 6 and 7, then 8 and 9, each two without a better one than the third
+    rates = [0.1] * 5 + [0.05] * 2 + [0.025] * 2 + [0.0125]
+    assert [row["rate"] for row in figures(tmp_path)] == pytest.approx(rates)
+
+
+def test_without_a_best_nothing_is_kept_stopped_or_taken_back(tmp_path: Path) -> None:
+    evaluated = train(tmp_path / "run", Sum(), evaluate=lambda: {"eval/loss": 1.0}, eval_every=1, patience=1)
+    plain = train(tmp_path / "plain", Sum())
+    assert torch.equal(evaluated.total, plain.total)
+    assert checkpoints(tmp_path / "run") == checkpoints(tmp_path / "plain") == ["step-000009", "step-000010"]
+    _, state = checkpoint.load(tmp_path / "run/checkpoints/step-000010")
+    assert state.keys() == {"algorithm", "batches", "trained"}
+
+
+def test_a_figure_that_is_not_measured_is_told_of_and_the_last_step_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    best = Best("eval/los", rises=False)
+    left = train(tmp_path, Sum(), evaluate=lambda: {"eval/loss": 1.0}, best=best, eval_every=5)
+    assert (left.steps, best.step) == (10, 0)
+    said = "training.best_by=eval/los is not measured, so no step is the best; expected one of ['eval/loss']"
+    assert [record.getMessage() for record in caplog.records] == [said, said]  # steps 5 and 10
