@@ -57,6 +57,9 @@ bench: .venv ## measure speed against peers and the machine, on an idle machine 
 	$(BIN)/python -m benchmarks.speed level
 	for what in step growth quantised overlap compiled profiles; do $(BIN)/python -m benchmarks.limit $$what || exit 1; done
 
+peft: .venv ## train one short task by every kind of tuning: a table and a plot (minutes)
+	$(BIN)/python -m benchmarks.tasks_peft
+
 results: .venv ## list the records that are older than what they measure
 	$(BIN)/python -m tools.records stale
 
@@ -70,5 +73,5 @@ clean: ## remove caches and builds (.venv and runs stay)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-.PHONY: help .venv demo check fast test nightly mutate curves data bench lint types layers fix results tables pins clean
+.PHONY: peft help .venv demo check fast test nightly mutate curves data bench lint types layers fix results tables pins clean
 .DEFAULT_GOAL := help

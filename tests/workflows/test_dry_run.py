@@ -18,7 +18,7 @@ from proxtune.workflows.jobs import Job, ppo_job, reward_job, sft_job
 from proxtune.workflows.probe import probe
 from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 from proxtune.workflows.shapes import Shape, language_model, upcoming
-from tests.labelled import write
+from tests.labelled import DATA, write
 from tests.runs_tiny.lives import brevity, job, write_data
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -53,7 +53,7 @@ def recipe_job(recipe: str, folder: Path) -> Job:
     text = recipes()[recipe].read_text(encoding="utf-8")
     whole = recipes()[base].read_text(encoding="utf-8")
     task = re.search(r"^task:\n  kind: (\w+)", whole, re.MULTILINE)
-    if task is not None:  # its other files say what another model needs beside the recipe itself
+    if task is not None and task[1] in DATA:  # its other files say what another model needs beside the recipe itself
         data = write(task[1], folder.parent / f"{task[1]}.jsonl")
         files = [f"recipe:{base}"] if recipe == base else [f"recipe:{base}", f"recipe:{recipe}"]
         return sft_job(configs.load(SFTRun, files, [*TINY, "data.columns={}", f"data.train={data}", f"runs={folder}"]))

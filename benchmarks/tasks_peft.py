@@ -1,0 +1,97 @@
+"""One short task by every kind of tuning: trained weights, score, time and memory in one table and one plot.
+
+python -m benchmarks.tasks_peft       or `make peft`; a few minutes on an idle machine
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.plots import bars
+from proxtune.data.sources import read
+from proxtune.evaluation.record import write_record
+from proxtune.runs import Run
+from proxtune.workflows import outcome
+
+ROOT = Path(__file__).parents[1]
+RECORDS = ROOT / "results" / "tasks"
+RUNS = ROOT / "runs" / "peft"
+KINDS: dict[str, tuple[float, ...]] = {  # the rates that were tried; the best on the rows held out is shown
+    "full": (1e-4,),
+    "lora": (1e-3,),
+    "adalora": (2e-3,),
+    "ia3": (1e-2,),
+    "prefix": (1e-2,),
+    "prompt": (3e-2,),
+    "ptuning": (3e-3,),
+    "adapter": (1e-3,),
+    "bitfit": (3e-3,),
+    "head": (5e-3,),
+}
+MORE = {
+    "houlsby": ("adapter", ["tuning.adapter_placement=houlsby"]),
+    "top_layers(2)": ("full", ["tuning.top_layers=2"]),
+}
+
+
+def one(name: str, kind: str, rate: float, more: list[str]) -> dict[str, Any]:
+    """A run of the recipe, and what it took."""
+    path = RUNS / name
+    subprocess.run(["rm", "-rf", str(path)], check=True)
+    command = [sys.executable, "-m", "proxtune", "sft", "recipe:peft-comparison", f"tuning.kind={kind}"]
+    command += [f"optim.learning_rate={rate}", f"runs={RUNS}", f"name={name}", *more]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{name} failed")
+    run, records = Run.open(path), read("bundled:film-sentiment-test").records
+    interval = outcome.outcome(outcome.open_model(str(path)), records).measured().intervals(seed=0)["macro_f1"]
+    return {
+        "trained": run.manifest()["parameters"]["trained"],
+        "macro_f1": list(interval),
+        "seconds": sum(row["time/step"] for row in run.metrics()),
+        "gib": used.ru_maxrss / 2**20,
+        "learning_rate": rate,
+    }
+
+
+def main() -> None:
+    """All kinds, the table, the plot and the record."""
+    raw: dict[str, Any] = {}
+    for kind, rates in KINDS.items():
+        raw[kind] = one(kind, kind, rates[0], [])
+    for name, (kind, more) in MORE.items():
+        raw[name] = one(name.partition("(")[0], kind, KINDS[kind][0], more)
+    table = Table("kind", "trained weights", "macro F1", "95% interval", "seconds of 60 steps", "GiB")
+    for kind, row in raw.items():
+        mean, low, high = row["macro_f1"]
+        cells = (f"{mean:.3f}", f"[{low:.3f}, {high:.3f}]", f"{row['seconds']:.0f}", f"{row['gib']:.2f}")
+        table.add_row(kind, f"{row['trained']:,}", *cells)
+    Console().print(table)
+    scores = {f"{kind} ({row['trained']:,})": row["macro_f1"] for kind, row in raw.items()}
+    bars("peft", scores, title="60 steps of sentiment: macro F1, by what is trained", label="macro F1")
+    full, lora = raw["full"], raw["lora"]
+    write_record(
+        RECORDS / "peft.json",
+        claim="macro F1 of LoRA over that of full fine-tuning, after 60 steps of sentiment",
+        value=lora["macro_f1"][0] / full["macro_f1"][0],
+        unit="ratio",
+        interval=None,
+        goal=">= 0.95",
+        holds=lora["macro_f1"][0] / full["macro_f1"][0] >= 0.95,
+        against=None,
+        seeds=[1],
+        command="make peft",
+        measures=["proxtune/models/peft.py", "proxtune/models/virtual.py", "proxtune/models/adapters.py"],
+        raw=raw,
+        bound=None if lora["macro_f1"][0] / full["macro_f1"][0] >= 0.95 else "one seed, 857 rows: see the intervals",
+    )
+
+
+if __name__ == "__main__":
+    main()
