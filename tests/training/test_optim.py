@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from proxtune.errors import DivergedError
+from proxtune.config import load
+from proxtune.errors import ConfigError, DivergedError
 from proxtune.training import checkpoint
 from proxtune.training.optim import OptimConfig, Optimizer, schedule_factor
+from proxtune.workflows.schemas import PPORun, RewardRun, RunConfig, SFTRun
 
 
 def weights(*sizes: int) -> list[nn.Parameter]:
@@ -321,3 +323,35 @@ def test_other_schedules_do_not_hear_of_evaluations(schedule: Any) -> None:
                 optimizer.evaluated(better=False)
         rates.append((optimizer.learning_rate, optimizer.state()))
     assert rates[0] == rates[1]
+
+
+PLATEAU = ["optim.schedule=plateau", "data.train=rows.jsonl", "training.eval_every=5"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "options", "message"),
+    [
+        (SFTRun, ["training.eval_every=0"], r"training\.eval_every=0: .*none is measured on the way; set it above 0"),
+        (SFTRun, ["training.best_by=null"], r"training\.best_by=\w+: .*; set auto"),
+        (SFTRun, ["data.eval_fraction=0"], r"data\.eval: .*; give a file, or set data\.eval_fraction"),
+        (
+            RewardRun,
+            [],
+            r"optim\.schedule=\"plateau\": plateau follows the best evaluation, which proxtune sft alone looks for",
+        ),
+        (PPORun, [], r"optim\.schedule=\"plateau\": plateau follows the best evaluation"),
+        (
+            PPORun,
+            ["optim.schedule=linear", "optim.layer_decay=0.9"],
+            r"optim\.layer_decay=0\.9: PPO .* one rate; set 1",
+        ),
+    ],
+)
+def test_what_nothing_would_act_on_is_refused(schema: type[RunConfig], options: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(schema, [], [*PLATEAU, *options])
+
+
+@pytest.mark.parametrize("options", [[], ["data.eval_fraction=0", "data.eval=held_out.jsonl"]])
+def test_a_plateau_is_taken_where_something_is_evaluated(options: list[str]) -> None:
+    assert load(SFTRun, [], [*PLATEAU, *options]).optim.plateau_factor == 0.5
