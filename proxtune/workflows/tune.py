@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.status import Status
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -58,7 +59,8 @@ def tune(
         whole = [key for key in config.search.space if is_whole(config.plain, key)]
         study = Study(run.path / "tune.db", config.search, direction, whole)
         console.print(f"{direction} {metric} in {config.search.trials} trials", highlight=False)
-        _Trials(config, functions or Functions(), run, study, console).go()
+        with console.status("") as status:
+            _Trials(config, functions or Functions(), run, study, status).go()
         ended = [_ended(trial, run.path) for trial in study.trials()]
         _show(console, ended, metric)
         values = {each.value for each in ended if each.value is not None}
@@ -100,8 +102,8 @@ def behind(so_far: Mapping[int, float], others: Sequence[Mapping[int, float]], d
 class _Trials:
     """What runs now, what is still to be taken up again, and how far the search is."""
 
-    def __init__(self, config: Search, functions: Functions, run: Run, study: Study, console: Console) -> None:
-        self.config, self.functions, self.run, self.study, self.console = config, functions, run, study, console
+    def __init__(self, config: Search, functions: Functions, run: Run, study: Study, status: Status) -> None:
+        self.config, self.functions, self.run, self.study, self.status = config, functions, run, study, status
         self.metric, self.search = metric_of(config), config.search
         self.live: dict[int, Worker] = {}
         self.figures: dict[int, dict[int, float]] = {}  # of the live ones: step -> metric
@@ -115,19 +117,15 @@ class _Trials:
     def go(self) -> None:
         """Until all trials are over. Whatever happens, no process is left behind."""
         try:
-            with self.console.status("") as status:
-                while self.fill():
-                    for trial, worker in list(self.live.items()):
-                        self.look(trial, worker)
-                    status.update(f"{self.over}/{self.search.trials}  {len(self.live)} running  {self.left()}")
-                    with stop.interruptible():
-                        time.sleep(PAUSE)
+            while self.fill():
+                _pause()
+                self.look_at_all()
         except stop.Stopped as stopped:
             stopped.add_note(f"stopped after {self.over} of {self.search.trials} trials; those that ran are saved")
             raise
         finally:
             for worker in self.live.values():
-                worker.process.terminate()
+                worker.end()
             for worker in self.live.values():
                 worker.process.join()
 
@@ -145,8 +143,7 @@ class _Trials:
     def start(self, trial: Trial) -> None:
         folder = _folder(self.run.path, trial.number)
         while is_running(folder):  # the process of a search that was killed may end a step later
-            with stop.interruptible():
-                time.sleep(PAUSE)
+            _pause()
         if trial.pruned:
             self.conclude(trial.number, "")
             return
@@ -160,27 +157,29 @@ class _Trials:
         self.figures[trial.number] = {}
         self.live[trial.number] = Worker(config, self.functions, threads)
 
+    def look_at_all(self) -> None:
+        for trial, worker in list(self.live.items()):
+            self.look(trial, worker)
+        self.status.update(f"{self.over}/{self.search.trials}  {len(self.live)} running  {self.left()}")
+
     def look(self, trial: int, worker: Worker) -> None:
         """Write down what a trial has measured; end it early if it is behind; conclude it if it is over."""
         is_over = not worker.process.is_alive()
         figures = self.figures[trial]
+        others = self.study.measured() if self.search.pruner == "median" else []
+        why = None
         for row in worker.rows():
             value = row.get(self.metric, math.nan)
             if math.isfinite(value) and row["step"] not in figures:
                 figures[row["step"]] = value
                 self.study.report(trial, row["step"], value)
-                self.judge(trial, worker)
+                why = why or behind(figures, others, self.study.direction)
         if is_over:
             del self.live[trial]
             self.conclude(trial, worker.failure)
-
-    def judge(self, trial: int, worker: Worker) -> None:
-        if self.search.pruner == "none" or worker.done == 1 or self.study.trials()[trial].pruned:
-            return
-        why = behind(self.figures[trial], self.study.measured(), self.study.direction)
-        if why is not None:
+        elif why is not None and worker.done < 1 and not worker.is_ending:
             self.study.condemn(trial, why)
-            worker.process.terminate()
+            worker.end()
 
     def conclude(self, trial: int, failure: str) -> None:
         """A trial has finished where its run has; else it was pruned, if it was to be; else it failed."""
@@ -195,7 +194,7 @@ class _Trials:
         one = _ended(self.study.trials()[trial], self.run.path)
         told = f"trial {trial} {one.state}: {one.why or f'{self.metric} {shown(one.value)}'}"
         line = f"{self.over}/{self.search.trials}  {told}  {self.left()}"
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.status.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def left(self) -> str:
         """The time left, if trials go on to be done as fast as they were; a part of one counts as that part."""
@@ -241,6 +240,11 @@ def _finished(ended: Sequence[Ended]) -> int:
 
 def _folder(search: Path, trial: int) -> Path:
     return search / f"trial-{trial:04}"
+
+
+def _pause() -> None:
+    with stop.interruptible():
+        time.sleep(PAUSE)
 
 
 def _now() -> str:

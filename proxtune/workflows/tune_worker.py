@@ -49,6 +49,7 @@ class Worker:
         arguments = (config, functions, threads, self.log)
         self.process: BaseProcess = _processes.Process(target=live, args=arguments)
         self.process.start()
+        self.is_ending = False
         self._size, self._rows = 0, list[Row]()
 
     def rows(self) -> list[Row]:
@@ -64,6 +65,12 @@ class Worker:
         """The share of its steps that the trial has taken."""
         steps, rows = self.run.manifest().get("steps"), self.rows()
         return rows[-1]["step"] / steps if steps and rows else 0.0
+
+    def end(self) -> None:
+        """Ask for the end, once: a second signal would kill it before its checkpoint is written."""
+        if not self.is_ending:
+            self.is_ending = True
+            self.process.terminate()
 
     @property
     def failure(self) -> str:
