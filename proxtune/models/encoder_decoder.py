@@ -26,7 +26,7 @@ class Read(NamedTuple):
     """What the encoder made of B prompts."""
 
     states: Tensor  # [B, P, E]
-    mask: Tensor  # [B, P] bool, True where a token stands
+    mask: Tensor  # [B, P] int64, 1 where a token stands
 
 
 class EncoderDecoder(LanguageModel):
@@ -46,7 +46,13 @@ class EncoderDecoder(LanguageModel):
         halves = (getattr(config, "encoder", config), getattr(config, "decoder", config))
         named = [getattr(half, "max_position_embeddings", None) for half in halves]
         beside = max(1, sum(map(len, self.around)))  # of the tokenizer, or the one that the decoder begins with
-        return min((int(limit) for limit in named if limit is not None), default=2**20) - beside
+        return min((int(limit) for limit in named if limit is not None), default=2**20) - beside - self.first_position
+
+    @cached_property
+    def first_position(self) -> int:
+        """The position of the decoder's first token, as for any other model."""
+        embeddings: Any = getattr(self.module.get_decoder().base_model, "embeddings", None)
+        return int(embeddings.padding_idx) + 1 if hasattr(embeddings, "create_position_ids_from_input_ids") else 0
 
     @property
     def frozen_blocks(self) -> int:
@@ -74,22 +80,29 @@ class EncoderDecoder(LanguageModel):
     def read(self, prompts: Sequence[list[int]]) -> Read:
         """Run the encoder over prompts."""
         ids, lengths = (x.to(self.device) for x in pad([self.closed(prompt) for prompt in prompts]))
-        mask = length_mask(lengths, ids.shape[1])
+        mask = length_mask(lengths, ids.shape[1]).long()
         return Read(self.module.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
 
     def write(self, read: Read, ids: Tensor, past: Any = None, *, cache: bool = False) -> tuple[Tensor, Any]:
         """Run the decoder over [B, S] of its tokens, after those that `past` remembers.
 
+        It gets vectors for them: from ids, some families take one that is their padding's for no token at all.
+
         Returns:
             (states [B, S, H], what is remembered now; None without `cache`)
         """
+        more = {}
+        if isinstance(self.module, EncoderDecoderModel):  # RoBERTa forgets what went before, if it has vectors
+            begin = self.first_position + (0 if past is None else past.get_seq_length())
+            more["decoder_position_ids"] = torch.arange(begin, begin + ids.shape[1], device=self.device)[None]
         with _caught(self.module.get_output_embeddings()) as found:
             out = self.module(
                 encoder_outputs=BaseModelOutput(last_hidden_state=read.states),
                 attention_mask=read.mask,
-                decoder_input_ids=ids,
+                decoder_inputs_embeds=self.module.get_decoder().get_input_embeddings()(ids),
                 past_key_values=past,
                 use_cache=cache,
+                **more,
             )
         return found[0], out.past_key_values
 
@@ -211,7 +224,10 @@ def check_encoder_decoder(model: EncoderDecoder) -> None:
     read, ids = model.read(prompts), torch.tensor([[model.start, 5, 6], [model.start, 7, 8]], device=model.device)
     outputs = BaseModelOutput(last_hidden_state=read.states)
     theirs = model.module(encoder_outputs=outputs, attention_mask=read.mask, decoder_input_ids=ids).logits.float()
-    ours = model.logits(model.states(prompts, ids[:, 1:]))
+    try:
+        ours = model.logits(model.states(prompts, ids[:, 1:]))
+    except (IndexError, RuntimeError, TypeError):  # it takes apart what its output layer gives
+        ours = torch.full_like(theirs, torch.nan)
     refuse(model, ours, theirs, "changes its logits after the head")
     alone = model.logits(model.states(prompts[1:], ids[1:, 1:]))
     refuse(model, ours[1:], alone, "does not keep a row apart from its padding")

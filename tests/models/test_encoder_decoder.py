@@ -6,7 +6,15 @@ import pytest
 import torch
 from tokenizers import processors
 from torch import Tensor, nn
-from transformers import AutoModelForSeq2SeqLM, BertConfig, BertModel, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    BertModel,
+    ProphetNetConfig,
+    ProphetNetForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from proxtune.data.collate import Tokens, collate
 from proxtune.data.template import encode_completion
@@ -248,6 +256,19 @@ def test_an_architecture_that_changes_its_logits_after_the_head_is_refused() -> 
         check_encoder_decoder(EncoderDecoder(Louder(config).eval(), letter_tokenizer()))
 
 
+def test_an_architecture_that_takes_its_logits_apart_is_refused() -> None:
+    sizes = {f"{half}_{name}": 1 for half in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+    config = ProphetNetConfig(
+        vocab_size=30,
+        hidden_size=8,
+        max_position_embeddings=64,
+        decoder_start_token_id=0,
+        **{f"num_{name}": size for name, size in sizes.items()},
+    )
+    with pytest.raises(ModelError, match="ProphetNetForConditionalGeneration changes its logits after the head"):
+        check_encoder_decoder(EncoderDecoder(ProphetNetForConditionalGeneration(config).eval(), letter_tokenizer()))
+
+
 # tuning
 
 
@@ -272,7 +293,7 @@ def test_lora_stands_in_both_halves_and_the_reference_is_the_model_without_it(fa
 def test_what_is_made_for_one_stack_of_blocks_is_refused(family: str) -> None:
     with pytest.raises(ModelError, match=r"top_layers is 1, but an encoder-decoder has two stacks.*set null"):
         tune(both_halves(family), TuningConfig(top_layers=1))
-    for kind in ("ia3", "adapter"):
+    for kind in ("ia3", "adapter", "prefix", "prompt", "ptuning"):
         with pytest.raises(ModelError, match=rf"kind={kind} is made for one stack.*full, lora, adalora, bitfit, head"):
             tune(both_halves(family), TuningConfig(kind=kind))
 

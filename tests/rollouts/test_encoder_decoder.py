@@ -2,11 +2,20 @@
 
 import copy
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    EncoderDecoderConfig,
+    EncoderDecoderModel,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    PreTrainedModel,
+    RobertaConfig,
+)
 
 from proxtune.algorithms.ppo import PPO
 from proxtune.algorithms.ppo_config import PPOConfig
@@ -15,7 +24,7 @@ from proxtune.data.collate import collate
 from proxtune.data.template import Example
 from proxtune.errors import GenerationError
 from proxtune.models.critic import CriticConfig, build_critic
-from proxtune.models.encoder_decoder import EncoderDecoder
+from proxtune.models.encoder_decoder import EncoderDecoder, check_encoder_decoder
 from proxtune.models.heads import RewardModel, ScalarHead
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.peft import TuningConfig, tune
@@ -26,7 +35,7 @@ from proxtune.rollouts.generate import generate
 from proxtune.rollouts.rollout import Rollout, Sampler
 from proxtune.rollouts.sampling import SamplingConfig, row_uniforms
 from proxtune.training.optim import OptimConfig
-from tests.tiny import ENCODER_DECODERS, tiny_model
+from tests.tiny import BART, BERT, ENCODER_DECODERS, ENDS, letter_tokenizer, tiny_model
 
 PROMPTS = [[5, 6], [7], [8, 9, 10, 11, 12, 13, 14], [20, 3, 4], [7], [9, 1, 9], [2], [16, 17]]
 CONFIG = SamplingConfig(max_new_tokens=24)
@@ -77,6 +86,34 @@ def test_what_the_sampler_noted_is_what_the_training_pass_finds(family: str) -> 
     for name in ("logprobs", "entropy", "values"):
         torch.testing.assert_close(getattr(rollout, name), getattr(found, name), rtol=0, atol=1e-5)
     assert rollout.below is None
+
+
+def roberta_twice() -> PreTrainedModel:
+    half = {**BERT, "max_position_embeddings": 65, "pad_token_id": 0, "bos_token_id": 3, "eos_token_id": 1}
+    decoder = RobertaConfig(**half, is_decoder=True, add_cross_attention=True).to_dict()
+    encoder = RobertaConfig(**half).to_dict()
+    return EncoderDecoderModel(EncoderDecoderConfig(encoder=encoder, decoder=decoder, decoder_start_token_id=3))
+
+
+def m2m100() -> PreTrainedModel:
+    sizes = {"vocab_size": 30, "d_model": 32, "max_position_embeddings": 64, "dropout": 0.0, "init_std": 0.2}
+    return M2M100ForConditionalGeneration(M2M100Config(**sizes, **BART, **ENDS | {"decoder_start_token_id": 3}))
+
+
+@pytest.mark.parametrize("build", [roberta_twice, m2m100])
+def test_a_padding_token_that_is_written_has_a_place_like_any_other(build: Callable[[], PreTrainedModel]) -> None:
+    """These families would count no position for it, where they see ids."""
+    torch.manual_seed(0)
+    model = EncoderDecoder(build().eval().requires_grad_(False), letter_tokenizer())
+    check_encoder_decoder(model)
+    model.module.get_output_embeddings().weight[0] *= 3  # so that it is drawn
+    ours, plain = draw(model, sample), draw(model, generate)
+    assert any(0 in ids[:-1] for ids in answers(ours))
+    assert answers(ours) == answers(plain)
+    for found in (plain.logprobs, score(model, ours.tokens).logprobs):
+        torch.testing.assert_close(ours.logprobs, found, rtol=0, atol=1e-5)
+    assert model.context == 63
+    assert score(model, collate([[5] * 62, [5]], [[6], [6] * 62])).logprobs.isfinite().all()
 
 
 @each_family
