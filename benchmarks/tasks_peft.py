@@ -35,7 +35,7 @@ KINDS: dict[str, tuple[float, ...]] = {  # the rates that were tried; the best o
 }
 MORE = {
     "houlsby": ("adapter", ["tuning.adapter_placement=houlsby"]),
-    "top_layers(2)": ("full", ["tuning.top_layers=2"]),
+    "top_layers_2": ("full", ["tuning.top_layers=2"]),
 }
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     for kind, rates in KINDS.items():
         raw[kind] = one(kind, kind, rates[0], [])
     for name, (kind, more) in MORE.items():
-        raw[name] = one(name.partition("(")[0], kind, KINDS[kind][0], more)
+        raw[name] = one(name, kind, KINDS[kind][0], more)
     table = Table("kind", "trained weights", "macro F1", "95% interval", "seconds of 60 steps", "GiB")
     for kind, row in raw.items():
         mean, low, high = row["macro_f1"]

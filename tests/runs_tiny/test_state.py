@@ -37,7 +37,7 @@ SAVED: dict[type, set[str]] = {
     SFT: {"model", "optimizer", "steps"},
     RewardTrainer: {"model", "optimizer", "steps"},
     PPO: {"policy", "critic", "optimizer", "scale", "steps", "kl_coef", "penalty_coef"},
-    Optimizer: {"adam", "skipped_in_a_row"},
+    Optimizer: {"adam", "skipped_in_a_row", "drops", "worse_in_a_row"},
     RunningScale: {"count", "mean", "m2"},
     Loader: {"_epoch", "_position"},
     Critic: {"head", "trunk"},
