@@ -57,6 +57,14 @@ class Measure:
         return {name: Interval(value, *_percentiles(resampled[name])) for name, value in self.values().items()}
 
 
+FALLING = ("loss", "perplexity", "rmse", "mae", "ece", "brier", "error", "invalid", "empty")
+
+
+def rises(figure: str) -> bool:
+    """Whether the higher value of a figure, as `eval/loss`, is the better one."""
+    return figure.rpartition("/")[2] not in FALLING
+
+
 def joined(*measures: Measure) -> Measure:
     """All figures of several measures of the same rows."""
     ends = np.cumsum([measure.rows.shape[1] for measure in measures])[:-1]

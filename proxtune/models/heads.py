@@ -61,7 +61,9 @@ class RewardModel:
     def load(cls, lm: LanguageModel, folder: Path) -> "RewardModel":
         """The head and scale that stand in `folder`, on the language model loaded from it."""
         if "gain" not in head_of(folder):
-            raise ModelError(f"{folder} holds no reward model (no head.json of one); expected the result of `proxtune reward`")
+            raise ModelError(
+                f"{folder} holds no reward model (no head.json of one); expected the result of `proxtune reward`"
+            )
         head = ScalarHead(lm.hidden_size, zero=True)
         with _reading(folder):
             meta = head_of(folder)

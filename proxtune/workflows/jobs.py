@@ -29,10 +29,11 @@ from proxtune.data.sources import Dataset, TooLong, read
 from proxtune.data.sources import load as load_data
 from proxtune.data.template import EncodeReport, encode, encode_preferences, encode_prompts, encode_rated
 from proxtune.errors import ConfigError
+from proxtune.evaluation.metrics import rises
 from proxtune.evaluation.run import likelihood, pair_accuracy, rating_fit
 from proxtune.evaluation.task import evaluation
 from proxtune.evaluation.tasks import TASKS
-from proxtune.evaluation.tasks.writing import HEADLINES, Writing
+from proxtune.evaluation.tasks.writing import Writing
 from proxtune.models.critic import build_critic
 from proxtune.models.heads import LinearHead, RewardModel, ScalarHead, TaskModel
 from proxtune.models.language_model import LanguageModel, weight_hash
@@ -95,23 +96,9 @@ def sft_job(config: SFTRun) -> Job:
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     algorithm = SFT(model, config.sft, optim=config.optim, total_steps=steps)
-    own = "loss" if config.task.answers is None else HEADLINES[config.task.answers]
-    counts, best = _count(model), _best(config, f"eval/{own}", held, notes)
-    return Job(
-        "sft",
-        config,
-        algorithm,
-        batches,
-        steps,
-        model.save,
-        evaluate,
-        base,
-        data,
-        counts,
-        notes,
-        held_out=held,
-        best=best,
-    )
+    counts, best = _count(model), _best(config, held, notes)
+    parts = (algorithm, batches, steps, model.save, evaluate, base, data, counts, notes)
+    return Job("sft", config, *parts, held_out=held, best=best)
 
 
 def _written(config: SFTRun, model: LanguageModel, records: Sequence[Record], held: Sequence[Any]) -> Metrics:
@@ -146,33 +133,20 @@ def _task_job(config: SFTRun) -> Job:
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     algorithm = TaskTrainer(model, task, config.sft, optim=config.optim, total_steps=steps)
-    counts, best = _count(lm, head), _best(config, f"eval/{task.headline}", held, notes)
-    return Job(
-        "sft",
-        config,
-        algorithm,
-        batches,
-        steps,
-        model.save,
-        evaluate,
-        base,
-        data,
-        counts,
-        notes,
-        held_out=held,
-        best=best,
-    )
+    counts, best = _count(lm, head), _best(config, held, notes)
+    parts = (algorithm, batches, steps, model.save, evaluate, base, data, counts, notes)
+    return Job("sft", config, *parts, held_out=held, best=best)
 
 
-def _best(config: SFTRun, own: str, held: Sequence[Any], notes: list[str]) -> Best | None:
+def _best(config: SFTRun, held: Sequence[Any], notes: list[str]) -> Best | None:
     """What the saved model is chosen by: `training.best_by`, or the task's own figure."""
-    figure = own if config.training.best_by == "auto" else config.training.best_by
+    figure = config.headline if config.training.best_by == "auto" else config.training.best_by
     if figure is None or not held:
         return None
     patience = config.training.patience
     ends = f"; {patience} evaluations in a row without a better one end the run" if patience else ""
     notes.append(f"the model will be that of the best {figure}, evaluated {_how_often(config)}{ends}")
-    return Best(figure, rises=figure.rpartition("/")[2] not in ("loss", "perplexity", "rmse", "mae", "ece"))
+    return Best(figure, rises=rises(figure))
 
 
 def _how_often(config: SFTRun) -> str:

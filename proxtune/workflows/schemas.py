@@ -11,6 +11,8 @@ from proxtune.algorithms.sft import SFTConfig
 from proxtune.config import Section
 from proxtune.data.sources import DataConfig
 from proxtune.evaluation.task import TaskConfig
+from proxtune.evaluation.tasks import TASKS
+from proxtune.evaluation.tasks.writing import HEADLINES
 from proxtune.models.critic import CriticConfig
 from proxtune.models.load import ModelConfig
 from proxtune.models.peft import TuningConfig
@@ -48,6 +50,13 @@ class SFTRun(RunConfig):
     name: str = Field("sft", description="the run's folder is <runs>/<name>")
     task: TaskConfig = Field(TaskConfig(), description="what is learnt of the rows")
     sft: SFTConfig = Field(SFTConfig(), description="the algorithm")
+
+    @property
+    def headline(self) -> str:
+        """The figure of held-out data that tells models of this task apart."""
+        if self.task.kind != "language":
+            return f"eval/{TASKS[self.task.kind].headline}"
+        return "eval/loss" if self.task.answers is None else f"eval/{HEADLINES[self.task.answers]}"
 
     def problems(self) -> list[tuple[str, str]]:
         if self.optim.schedule != "plateau":

@@ -10,14 +10,12 @@ from pydantic import Field, PositiveInt
 from proxtune.config import Section, key_table, load
 from proxtune.config.source import COMMAND_LINE
 from proxtune.errors import ConfigError
-from proxtune.evaluation.tasks import TASKS
-from proxtune.evaluation.tasks.writing import HEADLINES
+from proxtune.evaluation.metrics import rises
 from proxtune.workflows.schemas import PPORun, RewardRun, RunConfig, SFTRun
 
 Value: TypeAlias = bool | int | float | str | None
 Values: TypeAlias = dict[str, Any]  # dotted key -> value, of one trial
 
-FALLING = ("loss", "perplexity", "rmse", "mae", "ece", "error")  # figures of which the lower is the better
 OURS = ("name", "runs")  # keys that the search sets itself
 
 
@@ -137,17 +135,14 @@ def metric_of(config: WithSearch) -> str:
     figure = config.search.metric or base.training.best_by
     if figure is not None and figure != "auto":
         return figure
-    if isinstance(base, SFTRun) and base.task.kind in TASKS:
-        return f"eval/{TASKS[base.task.kind].headline}"
-    if isinstance(base, SFTRun) and base.task.answers is not None:
-        return f"eval/{HEADLINES[base.task.answers]}"
+    if isinstance(base, SFTRun):
+        return base.headline
     return "eval/score" if isinstance(base, PPORun) else "eval/loss"
 
 
 def direction_of(config: WithSearch) -> Literal["minimize", "maximize"]:
     """Which values of the metric are the better ones."""
-    falls = metric_of(config).rpartition("/")[2] in FALLING
-    return config.search.direction or ("minimize" if falls else "maximize")
+    return config.search.direction or ("maximize" if rises(metric_of(config)) else "minimize")
 
 
 def _misfits(base: RunConfig, space: Mapping[str, Parameter]) -> Iterator[tuple[str, str]]:
