@@ -370,14 +370,14 @@ def test_a_search_without_any_value_says_why_and_leaves_its_page(tmp_path: Path)
 
 
 def worker_of(folder: Path) -> int:
-    """Waits for the process that trains in a run's folder and has logged a step."""
+    """Waits for the process that holds a run's folder, in which a step is logged."""
     deadline = time.monotonic() + 120
-    while not (is_running(folder) and Run(folder).metrics()):
-        assert time.monotonic() < deadline, f"{folder.name} did not begin"
+    while time.monotonic() < deadline:
+        held = re.search(r"pid (\d+)", (folder / ".lock").read_text()) if is_running(folder) else None
+        if held and Run(folder).metrics():
+            return int(held[1])
         time.sleep(0.01)
-    found = re.search(r"pid (\d+)", (folder / ".lock").read_text())
-    assert found
-    return int(found[1])
+    raise AssertionError(f"{folder.name} did not begin")
 
 
 def killed(folder: Path, trial: int, kill: Callable[[int], None]) -> None:
