@@ -42,8 +42,8 @@ def _text(record: Record) -> str:
 
 def _classes(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
     features, model = _features(), LogisticRegression(C=10, max_iter=1000)
-    model.fit(features.fit_transform(map(_text, train)), list(map(name_of, train)))
-    said = list(map(str, model.predict(features.transform(map(_text, test)))))
+    model.fit(features.fit_transform(list(map(_text, train))), list(map(name_of, train)))
+    said = list(map(str, model.predict(features.transform(list(map(_text, test))))))
     gold = list(map(name_of, test))
     known = sorted(set(gold) | set(map(name_of, train)))
     return "TF-IDF of words and letters, logistic regression", labels.classes(gold, said, known).values()["macro_f1"]
@@ -56,8 +56,8 @@ def _sets(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
         MultiLabelBinarizer(),
     )
     target = binary.fit_transform(list(map(names_of, train)))
-    model.fit(features.fit_transform(map(_text, train)), target)
-    said = binary.inverse_transform(model.predict(features.transform(map(_text, test))))
+    model.fit(features.fit_transform(list(map(_text, train))), target)
+    said = binary.inverse_transform(model.predict(features.transform(list(map(_text, test)))))
     gold = list(map(names_of, test))
     known = sorted({*binary.classes_, *(name for names in gold for name in names)})
     return "TF-IDF, a logistic regression a label", labels.label_sets(gold, said, known).values()["micro_f1"]
@@ -65,8 +65,8 @@ def _sets(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
 
 def _numbers(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
     features, model = _features(), Ridge(alpha=10)
-    model.fit(features.fit_transform(map(_text, train)), np.array(list(map(number_of, train))))
-    said = list(map(float, model.predict(features.transform(map(_text, test)))))
+    model.fit(features.fit_transform(list(map(_text, train))), np.array(list(map(number_of, train))))
+    said = list(map(float, model.predict(features.transform(list(map(_text, test))))))
     return "TF-IDF, ridge regression", labels.numbers(list(map(number_of, test)), said).values()["pearson"]
 
 
