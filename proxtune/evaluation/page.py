@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from proxtune.charts import STYLE, bar_chart, number, table
+from proxtune.charts import STYLE, bar_chart, table
 from proxtune.evaluation.metrics import Difference, Interval
 from proxtune.evaluation.task import Table
 from proxtune.runs import write_atomic
@@ -52,7 +52,8 @@ CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 0 auto; padding: 24px; color-scheme: light dark }
 h2 { margin: 36px 0 8px; font-size: 20px } .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: 13.5px } th, td { text-align: left; padding: 5px 16px 5px 0;
-border-bottom: 1px solid #8884; overflow-wrap: anywhere } .num { text-align: right; font-variant-numeric: tabular-nums }
+border-bottom: 1px solid #8884; overflow-wrap: anywhere } .chart { max-width: 600px }
+.num { text-align: right; font-variant-numeric: tabular-nums }
 .heat td { padding: 6px 12px; text-align: right }
 """
 HEATED = 40  # classes of a confusion matrix that is shown; a larger one is left to the file of predictions
@@ -72,13 +73,10 @@ def write_page(
     def said(text: str) -> str:
         return CHINESE.get(text, text) if tongue == "zh" else text
 
-    rows = [(name, value.mean, f"[{number(value.low)}, {number(value.high)}]") for name, value in figures.items()]
+    rows = [(name, value.mean, f"[{value.low:.4f}, {value.high:.4f}]") for name, value in figures.items()]
     parts = [
         _section(said("figures"), table(rows, [said(x) for x in ("figure", "value", "95% interval")])),
-        *(
-            _section(said(part.title), _drawn(part, said(part.title), [said(x) for x in part.header]))
-            for part in tables
-        ),
+        *(_section(said(part.title), _drawn(part, [said(x) for x in part.header])) for part in tables),
         _section(said("settings"), table([(k, str(v)) for k, v in settings.items()], [said("setting"), said("value")])),
     ]
     _write(path, f"{said('evaluation')}: {title}", parts, tongue)
@@ -93,8 +91,7 @@ def write_comparison(
         return CHINESE.get(text, text) if tongue == "zh" else text
 
     shown = [
-        (name, a, b, gap.difference, f"[{number(gap.low)}, {number(gap.high)}]", gap.p)
-        for name, (a, b, gap) in rows.items()
+        (name, a, b, gap.difference, f"[{gap.low:+.4f}, {gap.high:+.4f}]", gap.p) for name, (a, b, gap) in rows.items()
     ]
     header = [said("figure"), *names, said("difference"), said("95% interval"), said("p")]
     _write(
@@ -102,15 +99,15 @@ def write_comparison(
     )
 
 
-def _drawn(part: Table, title: str, header: Sequence[str]) -> str:
+def _drawn(part: Table, header: Sequence[str]) -> str:
     """A table, with a chart where one says more: F1 of each class, a confusion matrix in shades."""
     if part.title == "confusion":
         return _heat(part, header) if len(part.rows) <= HEATED else f"{len(part.rows)} classes"
     html = table(part.rows, header)
     if "f1" in part.header:
         at = part.header.index("f1")
-        bars = {str(row[0]): float(row[at]) for row in part.rows}
-        html = bar_chart(bars, title=title, label="F1") + html
+        bars = {str(row[0]): float(row[at]) for row in part.rows if not str(row[0]).endswith(("avg", "accuracy"))}
+        html = bar_chart(bars, title="F1", label="") + html
     return html
 
 

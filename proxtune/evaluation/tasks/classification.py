@@ -97,7 +97,7 @@ class Classification:
         sure = [row["probability"] for row in predictions]
         counts = labels.confusion(gold, said, self.labels).tolist()
         confusion = [(name, *row) for name, row in zip(self.labels, counts, strict=True)]
-        bins = labels.reliability(sure, right)
+        bins = [part for part in labels.reliability(sure, right) if part.rows]
         return [
             Table("classes", SCORES, labels.class_table(gold, said, self.labels)),
             Table("confusion", ("true \\ said", *self.labels), confusion),
