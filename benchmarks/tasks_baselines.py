@@ -92,7 +92,7 @@ def _gazetteer(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, fl
     def tagged(words: tuple[str, ...]) -> tuple[str, ...]:
         tags, at = list[str](), 0
         while at < len(words):
-            size = next((n for n in range(longest, 0, -1) if words[at : at + n] in kinds), 0)
+            size = next((n for n in range(min(longest, len(words) - at), 0, -1) if words[at : at + n] in kinds), 0)
             kind = kinds.get(words[at : at + size])
             tags += ["O"] if kind is None else [f"B-{kind}", *[f"I-{kind}"] * (size - 1)]
             at += max(size, 1)
