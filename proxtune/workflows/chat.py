@@ -1,11 +1,14 @@
 """A conversation in the terminal."""
 
 import sys
+from pathlib import Path
 
 from proxtune.data.records import Message
 from proxtune.data.template import encode_prompt
+from proxtune.errors import ConfigError
+from proxtune.models.heads import head_of
 from proxtune.models.language_model import LanguageModel
-from proxtune.models.load import ModelConfig, load
+from proxtune.models.load import ModelConfig, load, resolve
 from proxtune.rollouts.engine import decode
 from proxtune.rollouts.sampling import SamplingConfig, row_uniforms
 
@@ -13,6 +16,8 @@ from proxtune.rollouts.sampling import SamplingConfig, row_uniforms
 def talk(name: str, config: SamplingConfig, *, plain: bool, seed: int) -> None:
     """Read lines from standard input and stream the answers, until an empty line or the end of input."""
     model = load(ModelConfig(name=name))
+    if not model.causal or "task" in head_of(Path(resolve(name))):
+        raise ConfigError(f"{name} labels text and writes none; say `proxtune predict {name} FILE`")
     plain = plain or not model.tokenizer.chat_template
     turns: list[Message] = []
     while line := _ask():

@@ -261,6 +261,11 @@ def builder(config: RunConfig, functions: Sequence[str], folder: Path) -> Callab
     if functions:
         raise ConfigError(f"--reward {functions[0]}: only PPO has a reward; leave it out")
     if isinstance(config, SFTRun):
+        if config.task.kind != "language":
+            raise ConfigError(
+                f"task.kind={config.task.kind}: --verify examines language models, reward models and PPO; "
+                "`proxtune sft --dry-run` shows what a task would learn"
+            )
         return lambda: sft_job(config)
     assert isinstance(config, RewardRun)
     return lambda: reward_job(config)

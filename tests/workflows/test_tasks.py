@@ -10,12 +10,15 @@ from typer.testing import CliRunner
 from proxtune import config as configs
 from proxtune.cli import app
 from proxtune.errors import ConfigError, DataError
+from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.runs import Run
 from proxtune.workflows import outcome
+from proxtune.workflows.chat import talk
 from proxtune.workflows.dry_run import dry_run
 from proxtune.workflows.jobs import Job, sft_job
 from proxtune.workflows.schemas import SFTRun
 from proxtune.workflows.train import execute
+from proxtune.workflows.verify import builder
 from tests.labelled import DATA, write
 from tests.tiny import tiny_encoder, tiny_model
 
@@ -148,3 +151,20 @@ def test_data_of_another_task_is_refused(models: dict[str, str], tmp_path: Path)
     data = write("tagging", tmp_path / "data.jsonl")
     with pytest.raises(DataError, match="got a tagged, expected a text with a label"):
         job("classification", models["encoder"], tmp_path, f"data.train={data}")
+
+
+def test_what_cannot_be_done_with_a_labeller_says_what_to_do_instead(trained: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="labels text and writes none; say `proxtune predict"):
+        talk(str(trained.path), SamplingConfig(), plain=True, seed=0)
+    with pytest.raises(ConfigError, match="--verify examines language models, reward models and PPO"):
+        builder(configs.load(SFTRun, [trained.config_path]), (), tmp_path)
+    with pytest.raises(ConfigError, match="was trained for classification, not for tagging; leave --task out"):
+        outcome.outcome(outcome.open_model(str(trained.path)), [], task="tagging")
+
+
+def test_models_of_different_rows_are_not_compared(trained: Run) -> None:
+    model = outcome.open_model(str(trained.path))
+    records = outcome.records_of(model, None)
+    one, other = (outcome.outcome(model, part) for part in (records, records[1:]))
+    with pytest.raises(ConfigError, match="expected one task and the same rows"):
+        outcome.compare(one, other, quiet(), trained.path / "page.html")
