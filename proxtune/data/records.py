@@ -123,6 +123,15 @@ class Answered:
 Record: TypeAlias = Text | Prompt | Completion | Preference | Labelled | Rated | Tagged | Answered
 
 
+def every_turn(record: Record) -> list[Record]:
+    """A conversation once for each turn of the assistant, with the turns before it; another record as it is."""
+    match record:
+        case Completion(prompt=tuple(turns)):
+            ends = [i for i, turn in enumerate(turns) if turn.role == "assistant" and i > 0 and turn.content.strip()]
+            return [*(replace(record, prompt=turns[:i], completion=turns[i].content) for i in ends), record]
+    return [record]
+
+
 def emptiness(record: Record) -> str | None:
     """Why nothing can be learnt from a record that is well formed; None if something can."""
     match record:

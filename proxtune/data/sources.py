@@ -14,7 +14,7 @@ from proxtune.data.bundled import resolve
 from proxtune.data.files import rows
 from proxtune.data.formats import Format
 from proxtune.data.lines import Encoding
-from proxtune.data.records import Record, prompt_key
+from proxtune.data.records import Record, every_turn, prompt_key
 from proxtune.data.sift import Duplicates, Fate, Known, Sieve, Sifted
 from proxtune.errors import DataError
 from proxtune.runs import derive_seed
@@ -39,6 +39,10 @@ class DataConfig(Section):
     )
     encoding: Encoding = Field("auto", description="auto: UTF-8, or UTF-16 where a byte order mark says so")
     chat: bool = Field(False, description="make a plain prompt the user's turn of the model's chat template")
+    turns: Literal["last", "all"] = Field(
+        "last",
+        description="of a conversation, which of the assistant's turns are learnt, each after all before it",
+    )
     on_error: OnError = Field("stop", description="at a malformed row: stop, or leave it out and count it")
     duplicates: Duplicates = Field("drop", description="rows equal to an earlier one in every key")
     max_length: int | None = Field(None, ge=2, description="tokens of prompt and response; none: the model's context")
@@ -130,13 +134,19 @@ def load(config: DataConfig, *, seed: int) -> tuple[Dataset, Dataset | None]:
             columns=config.columns,
         )
 
-    train = read_as_configured(config.train)
+    train, held_out = read_as_configured(config.train), None
     if config.eval is not None:
-        return train, _with_leaks(read_as_configured(config.eval), train)
-    if config.eval_fraction == 0:
-        return train, None
-    kept, held_out = split(train.records, config.eval_fraction, seed=seed)
-    return replace(train, records=kept), replace(train, records=held_out)
+        held_out = _with_leaks(read_as_configured(config.eval), train)
+    elif config.eval_fraction > 0:
+        kept, held = split(train.records, config.eval_fraction, seed=seed)
+        train, held_out = replace(train, records=kept), replace(train, records=held)
+    if config.turns == "last":
+        return train, held_out
+    return _in_turns(train), held_out and _in_turns(held_out)
+
+
+def _in_turns(data: Dataset) -> Dataset:
+    return replace(data, records=[turn for record in data.records for turn in every_turn(record)])
 
 
 def read(

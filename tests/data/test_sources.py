@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxtune.data.records import Completion, Labelled, Prompt, Record, Text, prompt_key
+from proxtune.data.records import Completion, Labelled, Message, Prompt, Record, Text, prompt_key
 from proxtune.data.sources import DataConfig, ReadReport, load, read, split
 from proxtune.errors import DataError
 
@@ -222,3 +222,26 @@ def test_dl6_with_one_instruction_for_all_a_leak_is_a_whole_row(tmp_path: Path) 
     _, held_out = load(DataConfig(train=path, eval=other), seed=0)
     assert held_out is not None
     assert held_out.report.problems == (f"leak: of 2 kept rows 1 stand in {path} too, or their prompt does",)
+
+
+def test_every_turn_of_the_assistant_is_learnt_after_all_that_came_before(tmp_path: Path) -> None:
+    turns = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    path = jsonl(tmp_path / "chats.jsonl", {"messages": messages}, {"messages": messages[:1] + messages[3:]})
+    said = [Message(*turn) for turn in turns]
+    last, _ = load(DataConfig(train=path, eval_fraction=0), seed=0)
+    every, _ = load(DataConfig(train=path, eval_fraction=0, turns="all"), seed=0)
+    whole = Completion(tuple(said[:3]), "d", f"{path}:1")
+    other = Completion((said[0],), "d", f"{path}:2")
+    assert last.records == [whole, other]
+    assert every.records == [Completion((said[0],), "b", f"{path}:1"), whole, other]
+
+
+def test_the_turns_of_one_conversation_stand_on_one_side(tmp_path: Path) -> None:
+    chat = [{"role": role, "content": text} for role in ("user", "assistant") for text in "x"]
+    rows = [{"messages": [{"role": "user", "content": str(i)}, chat[1], chat[0], chat[1]]} for i in range(20)]
+    path = jsonl(tmp_path / "chats.jsonl", *rows)
+    train, held_out = load(DataConfig(train=path, eval_fraction=0.2, turns="all"), seed=0)
+    assert held_out is not None
+    assert (len(train.records), len(held_out.records)) == (32, 8)
+    assert not {record.where for record in train.records} & {record.where for record in held_out.records}
