@@ -148,7 +148,15 @@ def answered(
 
 
 def pieces_of(tokenizer: Tokenizer, ids: Sequence[int], kind: Kind) -> Iterator[Piece]:
-    """Tokens one by one, but those that hold only bytes of a character together."""
+    """Tokens one by one, but those that hold only bytes of a character together.
+
+    WordPiece (BERT) keeps no spaces: one stands here before every token that begins a word.
+    """
+    if tokenizer.cls_token is not None and "##s" in tokenizer.get_vocab():
+        for token in ids:
+            word = str(tokenizer.convert_ids_to_tokens(token))
+            yield Piece(word.removeprefix("##") if word.startswith("##") else f" {word}", [token], kind)
+        return
     begun: list[int] = []
     for token in ids:
         begun.append(token)

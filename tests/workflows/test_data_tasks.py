@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from transformers import BertTokenizerFast
 from typer.testing import CliRunner
 
 from proxtune.cli.app import app
@@ -15,7 +16,7 @@ from proxtune.data.records import Answered, Labelled, Record, Span, Tagged
 from proxtune.errors import ConfigError
 from proxtune.workflows.data import check_file
 from proxtune.workflows.data_check import check
-from proxtune.workflows.preview import as_trained
+from proxtune.workflows.preview import as_trained, pieces_of
 from tests.tiny import letter_tokenizer
 
 
@@ -125,3 +126,9 @@ def test_a_column_without_both_names_is_refused(given: str) -> None:
     command = ["data", "check", "a.jsonl", "--column", given]
     with pytest.raises(ConfigError, match=rf"--column {given}: expected our key and the file's, as text=review"):
         CliRunner().invoke(app, command, catch_exceptions=False, standalone_mode=False)
+
+
+def test_the_words_of_an_encoder_stand_apart_and_their_pieces_together() -> None:
+    tokenizer = BertTokenizerFast(vocab={"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "film": 3, "##s": 4})
+    shown = [piece.text for piece in pieces_of(tokenizer, [0, 3, 4, 3, 1], "given")]
+    assert shown == [" [CLS]", " film", "s", " film", " [SEP]"]
