@@ -126,7 +126,7 @@ def outcome(model: Model, records: list[Record], *, task: str | None = None, ans
         raise ConfigError(f"{model.name} has no head for a task, and got {got}; expected --task {', '.join(WRITTEN)}")
     tokens = asked.answer_tokens if asked is not None and asked.answers else answer_tokens
     writing = Writing(chosen, tokens, asked.answer_language if asked is not None else "")
-    said_of = writing.predict(model.lm, records, max_length=model.lm.context - tokens)
+    said_of = writing.predict(model.lm, records)
     return Outcome(model.name, chosen, records, said_of, writing.measure, writing.tables, writing.settings())
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from proxtune.data.records import Completion, Record
 from proxtune.data.template import encode_prompts
-from proxtune.errors import DataError
+from proxtune.errors import ConfigError, DataError
 from proxtune.evaluation import spans, texts
 from proxtune.evaluation.metrics import Measure
 from proxtune.evaluation.task import Prediction, Table
@@ -37,8 +37,14 @@ class Writing:
     answer_tokens: int
     language: str = ""  # of translations: zh, ja and ko are cut into words in a way of their own
 
-    def predict(self, model: LanguageModel, records: Sequence[Record], *, max_length: int) -> list[Prediction]:
-        """The likeliest next token, until the stop token or `answer_tokens`; prompts keep their ends if too long."""
+    def predict(self, model: LanguageModel, records: Sequence[Record]) -> list[Prediction]:
+        """The likeliest next token, until the stop token or `answer_tokens`; prompts keep their ends if too long.
+
+        Raises ConfigError: the model's context has no room for a prompt beside such an answer.
+        """
+        max_length = model.context - self.answer_tokens
+        if max_length < 1:
+            raise ConfigError(f"answers of {self.answer_tokens} tokens fill the model's context of {model.context}")
         prompts, _ = encode_prompts(records, model.tokenizer, max_length=max_length, too_long="truncate")
         config = SamplingConfig(max_new_tokens=self.answer_tokens, temperature=0.0)
         rollout = collect(model, [p.prompt_ids for p in prompts], config, sampler=sample, seed=0, step=0)
