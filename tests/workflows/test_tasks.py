@@ -9,7 +9,9 @@ from typer.testing import CliRunner
 
 from proxtune import config as configs
 from proxtune.cli import app
+from proxtune.data.records import Completion
 from proxtune.errors import ConfigError, DataError
+from proxtune.evaluation.tasks.writing import Writing
 from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.runs import Run
 from proxtune.workflows import outcome
@@ -168,3 +170,33 @@ def test_models_of_different_rows_are_not_compared(trained: Run) -> None:
     one, other = (outcome.outcome(model, part) for part in (records, records[1:]))
     with pytest.raises(ConfigError, match="expected one task and the same rows"):
         outcome.compare(one, other, quiet(), trained.path / "page.html")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("answers", "figure"), [("translation", "chrf"), ("question_answering", "f1")])
+def test_what_is_written_is_measured_while_it_is_learnt_and_after(answers: str, figure: str, tmp_path: Path) -> None:
+    data = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"{a}{b}:", "completion": f" {b}{a}."} for a in "abcdefg" for b in "hijklmn"]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [
+        "model.name=scratch:encoder-decoder",
+        "model.scratch={vocab_size: 300, layers: 1, hidden: 32, heads: 2, context: 64}",
+        "tuning.kind=full",
+        f"task={{answers: {answers}, answer_tokens: 8}}",
+        f"data={{train: {data}, eval_fraction: 0.2, max_length: 62}}",  # more than a prompt has beside an answer
+        "optim={learning_rate: 1e-2, schedule: constant}",
+        "training={steps: 30, eval_every: 15, save_every: 0}",
+        f"runs={tmp_path}",
+    ]
+    run = execute(sft_job(configs.load(SFTRun, [], options)), console=quiet())
+    logged = [row[f"eval/{figure}"] for row in run.metrics() if f"eval/{figure}" in row]
+    assert len(logged) == 2
+    model = outcome.open_model(str(run.path))
+    said = outcome.outcome(model, outcome.records_of(model, None))
+    assert said.measured().values()[figure] == pytest.approx(max(logged), abs=1e-6)
+    assert [row["true"] for row in outcome.rows_of(said)] == [record.completion for record in said.records]  # type: ignore[union-attr]
+
+
+def test_answers_that_fill_the_context_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="answers of 64 tokens fill the model's context of 64"):
+        Writing("translation", 64).predict(tiny_model(), [Completion("ab", "c")])
