@@ -31,7 +31,7 @@ from proxtune.data.template import EncodeReport, encode, encode_preferences, enc
 from proxtune.errors import ConfigError
 from proxtune.evaluation.metrics import rises
 from proxtune.evaluation.run import likelihood, pair_accuracy, rating_fit
-from proxtune.evaluation.task import TaskConfig, evaluation
+from proxtune.evaluation.task import evaluation
 from proxtune.evaluation.tasks import TASKS
 from proxtune.evaluation.tasks.writing import Writing
 from proxtune.models.critic import build_critic
@@ -92,7 +92,9 @@ def sft_job(config: SFTRun) -> Job:
         notes.append(f"held out: {report}")
         evaluate = partial(likelihood, model, held)
         if config.task.answers is not None:
-            evaluate = partial(_written, config.task, model, held_out.records, held)
+            writing = Writing(config.task.answers, config.task.answer_tokens, config.task.answer_language)
+            writing.measure([Completion("", "a")], [{"text": "a"}])  # a missing library is told before training
+            evaluate = partial(_written, writing, model, held_out.records, held)
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     algorithm = SFT(model, config.sft, optim=config.optim, total_steps=steps)
@@ -101,10 +103,8 @@ def sft_job(config: SFTRun) -> Job:
     return Job("sft", config, *parts, held_out=held, best=best)
 
 
-def _written(task: TaskConfig, model: LanguageModel, records: Sequence[Record], held: Sequence[Any]) -> Metrics:
+def _written(writing: Writing, model: LanguageModel, records: Sequence[Record], held: Sequence[Any]) -> Metrics:
     """The likelihood of held-out answers, and the figures of answers that the model writes itself."""
-    assert task.answers is not None
-    writing = Writing(task.answers, task.answer_tokens, task.answer_language)
     said = writing.predict(model, records)
     figures = writing.measure(records, said).values()
     return likelihood(model, held) | {f"eval/{name}": value for name, value in figures.items()}
