@@ -41,7 +41,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "test": "bundled:film-sentiment-test",
         "learning_rate": 1e-4,
         "length": 128,
-        "steps": 150,
+        "steps": 100,
     },
     "ner": {
         "kind": "tagging",
@@ -49,7 +49,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "test": "bundled:conll2003-test",
         "learning_rate": 2e-4,
         "length": 256,
-        "steps": 150,
+        "steps": 100,
     },
 }
 COMMON: dict[str, Any] = {"batch_size": 32, "weight_decay": 0.01, "warmup": 5, "threads": THREADS, "seed": 1}
@@ -125,7 +125,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--pairs", type=int, default=2)
     given = parser.parse_args()
     for name in given.task:
         race(name, given.pairs)
