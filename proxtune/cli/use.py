@@ -33,7 +33,9 @@ def evaluate(
         list[str] | None, typer.Option(metavar="FILE.py:FUNCTION[=WEIGHT]", help="For a PPO run that had one.")
     ] = None,
     column: Columns = None,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 64,
+    answer_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length limit of an answer; by default as in its run, or 64.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="By default eval.html in the run.")] = None,
     lang: Annotated[str, typer.Option(metavar="en|zh", help="Language of the page.")] = "en",
 ) -> None:
@@ -56,7 +58,7 @@ def evaluate(
     if compare:
         outcome.compare(found[0], found[1], console, html or default.with_name("compare.html"), tongue=tongue)
     else:
-        outcome.show(found[0], console, html or default, tongue=tongue)
+        outcome.show(found[0], console, html or default, data=data, tongue=tongue)
 
 
 def _figures_of(name: str, data: Path | None, rewards: Sequence[str]) -> None:
@@ -75,7 +77,9 @@ def predict(
     ] = None,
     task: Annotated[str | None, typer.Option(help="Of a model without a head, as proxtune eval takes it.")] = None,
     column: Columns = None,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Length limit of an answer.")] = 64,
+    answer_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length limit of an answer; by default as in its run, or 64.")
+    ] = None,
 ) -> None:
     """Say for every row of a file what the model makes of it."""
     from proxtune.workflows import outcome

@@ -53,13 +53,24 @@ class Reading:
             begun, rest = encode_text(self.tokenizer, text if pair is None else f"{text}\n{pair}")
             ids = begun + rest
             cut = self._is_cut(len(ids))
-            ids = [*ids[: self.max_length - 1], ids[-1]] if cut else ids
+            if cut:
+                ids = [*self._shortened(text, pair), ids[-1]]
             return None if cut is None else (ids, len(ids), cut)
         ids, second = self._framed(text, pair)
         cut = self._is_cut(len(ids))
         if cut:
             ids, second = self._framed(text, pair, truncation="longest_first", max_length=self.max_length)
         return None if cut is None else (ids, second, cut)
+
+    def _shortened(self, text: str, pair: str | None) -> list[int]:
+        """The tokens of a text, or of two of which the longer one is cut, with room for one token more."""
+        begun, rest = encode_text(self.tokenizer, text)
+        room = self.max_length - 1
+        if pair is None:
+            return (begun + rest)[:room]
+        first, second = (begun + rest)[:-1], self.tokenizer.encode(f"\n{pair}", add_special_tokens=False)
+        kept = min(len(second), max(room // 2, room - len(first)))
+        return [*first[: room - kept], *second[:kept]]
 
     def words(self, sentence: Tagged) -> tuple[list[int], list[int], bool] | None:
         """(ids, the token that stands for each word that is left, whether an end was cut off), as `text`.
@@ -154,7 +165,10 @@ def encode_texts(records: Iterable[Record], reading: Reading) -> tuple[list[Labe
     def example(record: Record) -> Encoded[LabelExample[None]] | None:
         if not isinstance(record, Labelled | Text):
             raise DataError(f"got a {type(record).__name__.lower()}, expected a text")
-        read = reading.text(record.text, record.pair if isinstance(record, Labelled) else None)
+        pair = record.pair if isinstance(record, Labelled) else record.columns.get("text_pair")
+        if record.columns.keys() >= {"head", "tail"} and isinstance(record, Text):
+            raise DataError("a text with head and tail, and no relation; give `relation` any label")
+        read = reading.text(record.text, pair)
         return read and Encoded(LabelExample(read[0], read[1], None, record.where), len(read[0]), read[2])
 
     return encode_all(records, example, reading.max_length)
@@ -249,6 +263,6 @@ def _question(record: Record, reading: Reading) -> tuple[AnswerExample, bool] | 
         begin = asked.answers[0].begin
         end = begin + len(asked.answers[0].text)
         inside = [i for i, (b, e) in enumerate(spans) if i and b < end and e > begin]
-        if inside and spans[inside[-1]][1] >= end:
+        if inside and (not cut or spans[-1][1] >= end):
             target = (inside[0], inside[-1])
     return AnswerExample(ids, at, spans, target, record.where), cut

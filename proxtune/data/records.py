@@ -159,8 +159,6 @@ def prompt_key(record: Record) -> str:
     Of questions it is the context: a model that has read it has seen where the answers to others stand.
     """
     match record:
-        case Labelled(text, pair=str(pair)):
-            return repr((text, pair))
         case Text() | Labelled() | Tagged():
             return repr(record.text)
         case Answered(context):

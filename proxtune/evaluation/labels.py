@@ -5,6 +5,7 @@ one that no row has. An invalid prediction is none of the labels: it is wrong, a
 """
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -43,10 +44,20 @@ def classes(gold: Sequence[str], predicted: Sequence[str | None], labels: Sequen
     at, said = _places(gold, predicted, labels)
     one_hot = np.eye(len(labels) + 1)[:, :-1]
     rows = np.hstack([one_hot[at] * one_hot[said], one_hot[said], one_hot[at]])
-    return Measure(rows, _figures_of_classes)
+    return Measure(rows, partial(_figures_of_classes, _absent(one_hot[at], one_hot[said])))
 
 
-def _figures_of_classes(sums: Array) -> dict[str, Array]:
+def _absent(gold: Array, predicted: Array) -> int:
+    """Of how many labels no row has one or is said to."""
+    return int(((gold + predicted).sum(axis=0) == 0).sum())
+
+
+def _macro(f1: Array, gold: Array, predicted: Array, absent: int) -> Array:
+    """The mean F1 of all labels; one that a resample does not draw is not counted there, as if it were a wrong one."""
+    return ratio(f1.sum(-1), ((gold + predicted) > 0).sum(-1) + absent)
+
+
+def _figures_of_classes(absent: int, sums: Array) -> dict[str, Array]:
     correct, predicted, gold = np.split(sums, 3, axis=-1)
     n, right = gold.sum(-1), correct.sum(-1)
     invalid = n - predicted.sum(-1)
@@ -54,7 +65,7 @@ def _figures_of_classes(sums: Array) -> dict[str, Array]:
     spread = (n**2 - (predicted**2).sum(-1) - invalid**2) * (n**2 - (gold**2).sum(-1))
     return {
         "accuracy": ratio(right, n),
-        "macro_f1": f1.mean(-1),
+        "macro_f1": _macro(f1, gold, predicted, absent),
         "weighted_f1": ratio((f1 * gold).sum(-1), n),
         "mcc": ratio(n * right - (predicted * gold).sum(-1), np.sqrt(spread)),
         "invalid": ratio(invalid, n),
@@ -133,15 +144,15 @@ def label_sets(
     invalid = (extra > 0) | (missing > 0)
     exact = (truth == said).all(-1) & ~invalid
     rows = np.hstack([truth * said, said, truth, np.stack([size, f1, exact, invalid, np.ones(len(gold))], axis=1)])
-    return Measure(rows, _figures_of_sets)
+    return Measure(rows, partial(_figures_of_sets, _absent(truth, said)))
 
 
-def _figures_of_sets(sums: Array) -> dict[str, Array]:
+def _figures_of_sets(absent: int, sums: Array) -> dict[str, Array]:
     correct, predicted, gold = np.split(sums[..., :-5], 3, axis=-1)
     size, f1, exact, invalid, n = np.moveaxis(sums[..., -5:], -1, 0)
     return {
         "micro_f1": precision_recall_f1(correct.sum(-1), size, gold.sum(-1))[2],
-        "macro_f1": precision_recall_f1(correct, predicted, gold)[2].mean(-1),
+        "macro_f1": _macro(precision_recall_f1(correct, predicted, gold)[2], gold, predicted, absent),
         "samples_f1": ratio(f1, n),
         "accuracy": ratio(exact, n),
         "invalid": ratio(invalid, n),

@@ -22,7 +22,7 @@ from proxtune.models.heads import TaskModel
 TOKENS_AT_ONCE = 4096  # of a pass without a gradient; it bounds memory and changes no result
 
 Kind = Literal["language", "classification", "label_sets", "regression", "tagging", "question_answering"]
-Prediction: TypeAlias = dict[str, Any]  # what stands in a row of `proxtune predict`; its first key is the answer
+Prediction: TypeAlias = dict[str, Any]  # what stands in a row of `proxtune predict`
 
 
 class TaskConfig(Section):
@@ -45,7 +45,7 @@ class TaskConfig(Section):
         None, description="language alone: write an answer to each held-out prompt, greedily, and measure it as such"
     )
     answer_tokens: PositiveInt = Field(64, description="length limit of such an answer, in tokens")
-    answer_language: str = Field("", description="of translations, where it is zh, ja or ko: how words are told apart")
+    answer_language: str = Field("", description="of translations, where it is zh or ja: how words are told apart")
 
     def problems(self) -> list[tuple[str, str]]:
         found = []
@@ -147,10 +147,11 @@ def in_batches(
 
 
 def evaluation(task: Task, model: TaskModel, records: Sequence[Record], examples: Sequence[Any]) -> dict[str, float]:
-    """`eval/loss` and the task's own figures, of held-out records and the examples made of them."""
+    """`eval/loss` of held-out examples, and the task's own figures of all held-out records, too long ones cut."""
     total, size = 0.0, 32
     with frozen(model):
         for start in range(0, len(examples), size):
             total += float(task.loss(model, examples[start : start + size], count=1.0)[0])
-    figures = task.measure(records, task.predict(model, examples)).values()
+    read, _ = task.read(records, reading_of(model))
+    figures = task.measure(records, task.predict(model, read)).values()
     return {"eval/loss": total / task.count(examples)} | {f"eval/{name}": x for name, x in figures.items()}

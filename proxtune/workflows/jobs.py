@@ -38,7 +38,7 @@ from proxtune.models.critic import build_critic
 from proxtune.models.heads import LinearHead, RewardModel, ScalarHead, TaskModel
 from proxtune.models.language_model import LanguageModel, weight_hash
 from proxtune.models.load import load as load_model
-from proxtune.models.peft import tune
+from proxtune.models.peft import VIRTUAL, tune
 from proxtune.rewards.base import Reward
 from proxtune.rollouts.store import RolloutStore
 from proxtune.runs import Run, derive_seed
@@ -93,7 +93,7 @@ def sft_job(config: SFTRun) -> Job:
         evaluate = partial(likelihood, model, held)
         if config.task.answers is not None:
             writing = Writing(config.task.answers, config.task.answer_tokens, config.task.answer_language)
-            writing.measure([Completion("", "a")], [{"text": "a"}])  # a missing library is told before training
+            writing.check(model, held_out.records)
             evaluate = partial(_written, writing, model, held_out.records, held)
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
@@ -128,8 +128,7 @@ def _task_job(config: SFTRun) -> Job:
     if held_out is not None:
         held, report = task.encode(held_out.records, reading)
         notes.append(f"held out: {report}")
-        by_place = {record.where: record for record in held_out.records}
-        evaluate = partial(evaluation, task, model, [by_place[example.where] for example in held], held)
+        evaluate = partial(evaluation, task, model, held_out.records, held)
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     algorithm = TaskTrainer(model, task, config.sft, optim=config.optim, total_steps=steps)
@@ -336,7 +335,8 @@ def _plain(prompt: Any) -> str:
 
 def _max_length(config: RunConfig, model: LanguageModel, reserve: int = 0) -> int:
     """Tokens of a row: `data.max_length`, or what the model's context leaves besides `reserve`."""
-    room = model.context - reserve
+    virtual = config.tuning.virtual_tokens if config.tuning.kind in VIRTUAL and model.virtual is None else 0
+    room = model.context - reserve - virtual  # they come when the model is tuned
     wanted = config.data.max_length or room
     if wanted > room or room < 1:
         beside = f" minus rollout.max_new_tokens={reserve}" if reserve else ""

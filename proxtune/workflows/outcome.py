@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Grid
 
 from proxtune import config as configs
@@ -16,7 +17,7 @@ from proxtune.data.sources import DataConfig, load, read
 from proxtune.errors import ConfigError
 from proxtune.evaluation.metrics import Measure, paired
 from proxtune.evaluation.page import Tongue, write_comparison, write_page
-from proxtune.evaluation.task import Prediction, Table, reading_of
+from proxtune.evaluation.task import Prediction, Table, TaskConfig, reading_of
 from proxtune.evaluation.tasks import restore
 from proxtune.evaluation.tasks.question_answering import said
 from proxtune.evaluation.tasks.tagging import Tagging, named
@@ -95,12 +96,14 @@ def records_of(model: Model, data: Path | None, columns: dict[str, str] | None =
         encoding=given.encoding,
         on_error=given.on_error,
         chat=given.chat,
-        columns=columns or given.columns,
+        columns={**given.columns, **(columns or {})},
         duplicates="keep",
     ).records
 
 
-def outcome(model: Model, records: list[Record], *, task: str | None = None, answer_tokens: int = 64) -> Outcome:
+def outcome(
+    model: Model, records: list[Record], *, task: str | None = None, answer_tokens: int | None = None
+) -> Outcome:
     """What a model says of records.
 
     Args:
@@ -124,7 +127,7 @@ def outcome(model: Model, records: list[Record], *, task: str | None = None, ans
     if chosen is None:
         got = "no task" if wanted is None else wanted
         raise ConfigError(f"{model.name} has no head for a task, and got {got}; expected --task {', '.join(WRITTEN)}")
-    tokens = asked.answer_tokens if asked is not None and asked.answers else answer_tokens
+    tokens = answer_tokens or (asked.answer_tokens if asked is not None else TaskConfig().answer_tokens)
     writing = Writing(chosen, tokens, asked.answer_language if asked is not None else "")
     said_of = writing.predict(model.lm, records)
     return Outcome(model.name, chosen, records, said_of, writing.measure, writing.tables, writing.settings())
@@ -157,11 +160,14 @@ def write_rows(result: Outcome, out: Path) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def show(result: Outcome, console: Console, page: Path, *, tongue: Tongue = "en", seed: int = 0) -> None:
-    """Print the figures with their 95% intervals and the task's tables, and write the page."""
+def show(
+    result: Outcome, console: Console, page: Path, *, data: Path | None = None, tongue: Tongue = "en", seed: int = 0
+) -> None:
+    """Print the figures with their 95% intervals and the task's tables, and write the page; `data` has the rows."""
     figures = result.measured().intervals(seed=seed)
     tables = result.tables(result.records, result.predictions)
-    settings = {"model": result.name, "task": result.kind, "rows": len(result.records), **result.settings}
+    read = data or "held out in training: its best step was chosen by them"
+    settings = {"model": result.name, "task": result.kind, "data": read, "rows": len(result.records), **result.settings}
     settings["interval"] = "1000 resamples of the rows, percentiles 2.5 and 97.5"
     shown = Grid("figure", "value", "95% interval", box=SIMPLE_HEAD)
     for name, value in figures.items():
@@ -169,7 +175,13 @@ def show(result: Outcome, console: Console, page: Path, *, tongue: Tongue = "en"
     for part in [part for part in tables if part.title in SHORT]:
         console.print(_grid(part))
     console.print(shown)
-    console.print("   ".join(f"{name} {value}" for name, value in settings.items()), style="dim", highlight=False)
+    console.print(
+        "   ".join(f"{name} {value}" for name, value in settings.items()),
+        style="dim",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     write_page(page, result.name, figures, tables, settings, tongue=tongue)
     console.print(f"page    {page}", highlight=False)
 
@@ -186,7 +198,7 @@ def compare(a: Outcome, b: Outcome, console: Console, page: Path, *, tongue: Ton
         )
     first, second = a.measured(), b.measured()
     gaps, before, after = paired(first, second, seed=seed), first.values(), second.values()
-    shown = Grid("figure", a.name, b.name, "difference", "95% interval", "p", box=SIMPLE_HEAD)
+    shown = Grid("figure", escape(a.name), escape(b.name), "difference", "95% interval", "p", box=SIMPLE_HEAD)
     for name, gap in gaps.items():
         ends = f"[{gap.low:+.4f}, {gap.high:+.4f}]"
         shown.add_row(name, f"{before[name]:.4f}", f"{after[name]:.4f}", f"{gap.difference:+.4f}", ends, f"{gap.p:.3f}")
@@ -202,7 +214,7 @@ def compare(a: Outcome, b: Outcome, console: Console, page: Path, *, tongue: Ton
 
 
 def _grid(part: Table) -> Grid:
-    grid = Grid(*map(str, part.header), title=part.title, title_justify="left", box=SIMPLE_HEAD)
+    grid = Grid(*(escape(str(name)) for name in part.header), title=part.title, title_justify="left", box=SIMPLE_HEAD)
     for row in part.rows:
-        grid.add_row(*(f"{x:.4f}" if isinstance(x, float) else str(x) for x in row))
+        grid.add_row(*(f"{x:.4f}" if isinstance(x, float) else escape(str(x)) for x in row))
     return grid

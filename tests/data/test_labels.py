@@ -1,6 +1,7 @@
 """What a model reads of a labelled text, a sentence of words, or a question; and where each word stands in it."""
 
 import pytest
+from transformers import BertTokenizerFast
 
 from proxtune.data.labels import Reading, encode_answered, encode_labelled, encode_tagged, encode_texts
 from proxtune.data.records import Answered, Labelled, Span, Tagged, Text
@@ -85,3 +86,22 @@ def test_records_of_another_kind_are_named() -> None:
 def test_texts_to_label_may_have_labels_or_none() -> None:
     examples, _ = encode_texts([Text("ab"), Labelled("ab", "x")], encoder())
     assert [example.prompt_ids for example in examples] == [[CLS, A, B, SEP]] * 2
+
+
+def test_of_two_texts_a_decoder_loses_the_end_of_the_longer_one() -> None:
+    ids, _, cut = decoder(6, "truncate").text("abcd", "d") or ([], 0, False)
+    assert (ids[:3], ids[4:], cut) == ([A, B, C], [D, EOS], True)
+
+
+def test_an_answer_whose_end_has_no_token_is_kept() -> None:
+    asked = Answered("ab\u200b", "c", (Span("b\u200b", 1),), "here")  # a space of no width, which BERT leaves out
+    tokenizer = BertTokenizerFast(vocab={"[CLS]": 0, "[SEP]": 1, "[UNK]": 2, "a": 3, "##b": 4, "c": 5, "ab": 6})
+    [example] = encode_answered([asked], Reading(tokenizer, causal=False, max_length=20))[0]
+    assert example.target == (1, 1)
+
+
+def test_an_unlabelled_pair_is_read_as_a_pair_and_an_unlabelled_relation_is_refused() -> None:
+    [example] = encode_texts([Text("ab", "", {"text_pair": "c"})], encoder())[0]
+    assert example.prompt_ids == [CLS, A, B, SEP, C, SEP]
+    with pytest.raises(DataError, match="give `relation` any label"):
+        encode_texts([Text("ab", "", {"head": [0, 1], "tail": [1, 2]})], encoder())

@@ -214,3 +214,12 @@ def test_borders_belong_to_the_bin_below_and_0_to_the_first() -> None:
 def test_a_confidence_is_a_probability() -> None:
     with pytest.raises(DataError, match=r"row 1: the confidence is 1\.5"):
         calibration([0.5, 1.5], [True, True])
+
+
+def test_a_class_that_a_resample_does_not_draw_is_no_wrong_one() -> None:
+    """Twenty classes of one row each, all right: every resample is all right too."""
+    names = [f"class {i}" for i in range(20)]
+    interval = classes(names, names, names).intervals(seed=0)["macro_f1"]
+    assert tuple(interval) == (1.0, 1.0, 1.0)
+    sets = [[name] for name in names]
+    assert tuple(label_sets(sets, sets, names).intervals(seed=0)["macro_f1"]) == (1.0, 1.0, 1.0)

@@ -98,7 +98,7 @@ def test_tiles_show_the_last_figure_and_the_first_one(tmp_path: Path) -> None:
 def test_every_headline_has_a_title(tmp_path: Path) -> None:
     html = report(make_run(tmp_path / "run", [dict.fromkeys(HEADLINES, 1.0)]))
     assert html.count('<div class="tile"') == len(HEADLINES)
-    assert "Pairs ranked right, held out" in html
+    assert "Accuracy, held out" in html
 
 
 def test_findings_stand_on_the_page_and_on_their_curve(tmp_path: Path) -> None:

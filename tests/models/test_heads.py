@@ -55,5 +55,5 @@ def test_a_saved_reward_model_gives_the_same_scores(kind: str, tmp_path: Path) -
 def test_a_model_without_a_head_is_not_a_reward_model(tmp_path: Path) -> None:
     lm = tiny_model()
     lm.save(tmp_path)
-    with pytest.raises(ModelError, match=r"no reward model \(no head.json of one\); expected the result of `proxtune reward`"):
+    with pytest.raises(ModelError, match=r"no reward model \(no head.json of one\); expected the result"):
         RewardModel.load(lm, tmp_path)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from proxtune import config as configs
 from proxtune.cli import app
-from proxtune.data.records import Completion
+from proxtune.data.records import Answered, Completion, Labelled
 from proxtune.errors import ConfigError, DataError
 from proxtune.evaluation.tasks.writing import Writing
 from proxtune.rollouts.sampling import SamplingConfig
@@ -200,3 +200,29 @@ def test_what_is_written_is_measured_while_it_is_learnt_and_after(answers: str, 
 def test_answers_that_fill_the_context_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="answers of 64 tokens fill the model's context of 64"):
         Writing("translation", 64).predict(tiny_model(), [Completion("ab", "c")])
+
+
+@pytest.mark.slow
+def test_rows_of_one_line_are_measured_against_their_own_labels(models: dict[str, str], tmp_path: Path) -> None:
+    """A .json array on one line gives every row the same place."""
+    rows = [json.loads(line) for line in write("classification", tmp_path / "rows.jsonl").read_text().splitlines()]
+    data = tmp_path / "rows.json"
+    data.write_text(json.dumps(rows))
+    run = execute(job("classification", models["encoder"], tmp_path, f"data.train={data}"), console=quiet())
+    assert run.manifest()["best"]["value"] > 0.95
+
+
+@pytest.mark.parametrize("kind", ["classification", "question_answering"])
+def test_rows_that_are_cut_to_nothing_are_still_said_something_of(
+    kind: str, models: dict[str, str], tmp_path: Path
+) -> None:
+    made = job(kind, models["encoder"], tmp_path, "data.max_length=8", "data.too_long=truncate")
+    task, model = made.algorithm.task, made.algorithm.model  # type: ignore[attr-defined]
+    row = {"classification": Labelled("a" * 50, "ex"), "question_answering": Answered("a", "b" * 50, ())}[kind]
+    examples, report = task.read([row], outcome.reading_of(model))
+    assert (len(task.predict(model, examples)), report.truncated) == (1, 1)
+
+
+def test_virtual_tokens_take_their_places_before_rows_are_measured(models: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="set at most 48"):
+        job("classification", models["encoder"], tmp_path, "data.max_length=64", "tuning.kind=prompt")

@@ -1,4 +1,4 @@
-"""A tag for each word: named entities, parts of speech, slots."""
+"""A tag for each word: named entities, slots."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -35,17 +35,28 @@ class Writing:
 
     kind: Written
     answer_tokens: int
-    language: str = ""  # of translations: zh, ja and ko are cut into words in a way of their own
+    language: str = ""  # of translations: zh and ja are cut into words in a way of their own
+
+    def check(self, model: LanguageModel, records: Sequence[Record]) -> None:
+        """Find before training what would fail in an evaluation.
+
+        Raises ConfigError or DataError: a missing library, no room for an answer, a record without one.
+        """
+        for record in records:
+            answer_of(record)
+        self.room(model)
+        self.measure(records[:1], [{"text": answer_of(record)} for record in records[:1]])
+
+    def room(self, model: LanguageModel) -> int:
+        """Tokens that a prompt may have. Raises ConfigError: none."""
+        left = model.context - self.answer_tokens
+        if left < 1:
+            raise ConfigError(f"answers of {self.answer_tokens} tokens fill the model's context of {model.context}")
+        return left
 
     def predict(self, model: LanguageModel, records: Sequence[Record]) -> list[Prediction]:
-        """The likeliest next token, until the stop token or `answer_tokens`; prompts keep their ends if too long.
-
-        Raises ConfigError: the model's context has no room for a prompt beside such an answer.
-        """
-        max_length = model.context - self.answer_tokens
-        if max_length < 1:
-            raise ConfigError(f"answers of {self.answer_tokens} tokens fill the model's context of {model.context}")
-        prompts, _ = encode_prompts(records, model.tokenizer, max_length=max_length, too_long="truncate")
+        """The likeliest next token, until the stop token or `answer_tokens`; prompts keep their ends if too long."""
+        prompts, _ = encode_prompts(records, model.tokenizer, max_length=self.room(model), too_long="truncate")
         config = SamplingConfig(max_new_tokens=self.answer_tokens, temperature=0.0)
         rollout = collect(model, [p.prompt_ids for p in prompts], config, sampler=sample, seed=0, step=0)
         tokens = rollout.tokens
