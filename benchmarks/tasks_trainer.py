@@ -94,7 +94,7 @@ def race(name: str, pairs: int) -> None:
         side: {key: [each[side][key] for each in turns] for key in ("seconds", "gib")} | {figure: scores[side]}
         for side in SIDES
     }
-    raw |= {"difference": list(gap), "ratio to grouped": grouped, "memory ratio": memory}
+    raw |= {"difference": list(gap), "ratio_to_grouped": grouped, "memory_ratio": memory}
     rng = np.random.default_rng(0)
     medians = np.median(np.array(ratios)[rng.integers(0, pairs, (2000, pairs))], axis=1)
     low, high = map(float, np.percentile(medians, [2.5, 97.5]))
