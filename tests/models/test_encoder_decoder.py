@@ -36,6 +36,8 @@ from proxtune.models.score import (
 )
 from tests.tiny import ENCODER_DECODERS, letter_tokenizer, tiny_model
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14]]
 RESPONSES = [[3, 4], [15, 16, 17, 18, 19, 20, 1], [1]]
 TOKENS = collate(PROMPTS, RESPONSES)

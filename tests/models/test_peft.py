@@ -21,6 +21,8 @@ from proxtune.models.peft import TuningConfig, disable_dropout, tune
 from proxtune.models.score import frozen_states, score
 from tests.tiny import ADAPTABLE, FAMILIES, LLAMA, WIDTH, letter_tokenizer, tiny_model
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 TOKENS = collate([[5, 6], [7]], [[8, 9, 1], [10, 11, 12, 13]])
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -25,6 +25,8 @@ from proxtune.models.score import row_states, score
 from proxtune.models.virtual import Virtual, taken_out
 from tests.tiny import ADAPTABLE, FAMILIES, WIDTH, letter_tokenizer, tiny_model
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 TOKENS = collate([[5, 6], [7]], [[8, 9, 1], [10, 11, 12, 13]])
 K = 3
 CACHED = [family for family in ADAPTABLE if family != "own"]  # those with transformers' own memory

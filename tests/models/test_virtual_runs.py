@@ -26,6 +26,8 @@ from proxtune.rollouts.sampling import SamplingConfig, row_uniforms
 from proxtune.training.optim import OptimConfig
 from tests.tiny import ADAPTABLE, FAMILIES, tiny_model
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 TOKENS = collate([[5, 6], [7]], [[8, 9, 1], [10, 11, 12, 13]])
 PROMPTS = [[5, 6], [7], [8, 9, 10, 11, 12, 13, 14], [20, 3, 4], [7], [9, 1, 9]]
 K = 3

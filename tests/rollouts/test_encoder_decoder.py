@@ -37,6 +37,8 @@ from proxtune.rollouts.sampling import SamplingConfig, row_uniforms
 from proxtune.training.optim import OptimConfig
 from tests.tiny import BART, BERT, ENCODER_DECODERS, ENDS, letter_tokenizer, tiny_model
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 PROMPTS = [[5, 6], [7], [8, 9, 10, 11, 12, 13, 14], [20, 3, 4], [7], [9, 1, 9], [2], [16, 17]]
 CONFIG = SamplingConfig(max_new_tokens=24)
 LORA = TuningConfig(rank=4)

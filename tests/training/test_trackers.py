@@ -22,6 +22,8 @@ from proxtune.workflows.jobs import Job
 from proxtune.workflows.train import execute
 from tests.runs_tiny.lives import job, write_data
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 OPTIONS = {"optim": {"learning_rate": 0.1}}
 
 

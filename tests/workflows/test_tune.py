@@ -33,6 +33,8 @@ from proxtune.workflows.tune_study import Study
 from proxtune.workflows.tune_worker import Functions, value_of
 from tests.runs_tiny.lives import write_data
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 RATE = "optim.learning_rate"
 TWO_RATES: dict[str, Any] = {RATE: {"choices": [1e-6, 1e-2]}}
 
