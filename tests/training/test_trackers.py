@@ -6,6 +6,7 @@ keep what they are given as those do.
 
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from tests.runs_tiny.lives import job, write_data
 
 pytestmark = pytest.mark.slow  # together they take longer than `make check` has
 
+HEADER = 7  # bytes that a file of W&B begins with
 OPTIONS = {"optim": {"learning_rate": 0.1}}
 
 
@@ -159,7 +161,11 @@ def test_wandb_goes_on_with_the_run_of_this_id_in_the_runs_folder(run: Run) -> N
         assert list(trackers.left) == ["wandb"]
         (written,) = (run.path / "wandb" / "latest-run").glob("*.wandb")
         assert written.name == "run-0123abcd.wandb"
-        content = written.read_bytes()
+        for _ in range(100):  # another process writes it, now and then a moment after `finish` came back
+            content = written.read_bytes()
+            if len(content) > HEADER:
+                break
+            time.sleep(0.1)
         assert all(part in content for part in (b"loss", b"0.4375", b"eval/x", b"proj", b"mine", b"learning_rate"))
 
 
