@@ -1,6 +1,6 @@
 """Reward modelling: learn a score from pairs of answers, the better one first, or from answers that people rated."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, pstdev
 from typing import Any, Generic, TypeVar
@@ -9,21 +9,19 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from proxtune.config import Section
+from proxtune.algorithms.supervised import BatchConfig, Supervised
 from proxtune.data.template import PreferenceExample, RatedExample
 from proxtune.errors import DataError
-from proxtune.models.heads import RewardModel
-from proxtune.models.language_model import copy_into
-from proxtune.models.rates import layer_factors
+from proxtune.models.heads import RewardModel, ScalarHead
+from proxtune.models.language_model import LanguageModel
 from proxtune.models.score import ROWS_AT_ONCE, answer_rewards, pair_rewards, ratings_of
 from proxtune.objectives import bradley_terry_loss, rating_loss
-from proxtune.training.metrics import Metrics, Tally
-from proxtune.training.optim import OptimConfig, Optimizer
+from proxtune.training.optim import OptimConfig
 
 E = TypeVar("E")
 
 
-class RewardModelConfig(Section):
+class RewardModelConfig(BatchConfig):
     """`reward_model`: the algorithm."""
 
     batch_size: PositiveInt = Field(16, description="pairs, or rated answers, of an optimiser step")
@@ -33,16 +31,6 @@ class RewardModelConfig(Section):
     head_learning_rate: float | None = Field(
         None, gt=0, description="of the new head; by default 5 times optim.learning_rate"
     )
-
-    def problems(self) -> list[tuple[str, str]]:
-        if self.microbatch_size and self.batch_size % self.microbatch_size:
-            return [
-                (
-                    "microbatch_size",
-                    f"{self.microbatch_size} does not divide batch_size={self.batch_size}; set a divisor",
-                )
-            ]
-        return []
 
 
 @dataclass(frozen=True)
@@ -69,7 +57,7 @@ RATINGS = Judgements[RatedExample](
 )
 
 
-class RewardTrainer:
+class RewardTrainer(Supervised):
     """Learn the score of an answer from what people judged.
 
     From pairs by the Bradley–Terry likelihood of the better one (Ouyang et al. 2022, arXiv 2203.02155, section 3.5);
@@ -91,57 +79,22 @@ class RewardTrainer:
     ) -> None:
         self.model, self.config, self.judgements = model, config or RewardModelConfig(), judgements
         optim = optim or OptimConfig()
-        self.optimizer = Optimizer(
-            {"model": list(model.lm.trained().values()), "head": list(model.head.parameters())},
-            optim,
-            total=total_steps,
-            rates={"head": self.config.head_learning_rate or 5 * optim.learning_rate},
-            factors=layer_factors(model.lm, optim.layer_decay),
-            patience=1,
-        )
-        model.lm.follow(self.optimizer.adam, total_steps)
-        self.steps = 0
+        self.begin(optim, total_steps, head_rate=self.config.head_learning_rate or 5 * optim.learning_rate)
 
-    def step(self, batch: Sequence[PreferenceExample] | Sequence[RatedExample]) -> Metrics:
-        """One optimiser step over the pairs, or the rated answers, of `batch`."""
-        self.model.lm.module.train()
-        self.optimizer.begin(self.steps)
-        sums = Tally()
-        size = self.config.microbatch_size or len(batch)
-        for start in range(0, len(batch), size):
-            part = batch[start : start + size]
-            loss, stats = self.judgements.loss(self.model, part)
-            share = len(part) / len(batch)
-            (loss * share).backward()
-            sums.add({name: x * share for name, x in {"loss": loss.detach(), **stats}.items()})
-        self.model.lm.regularise()
-        self.steps += 1
-        tokens = sum(self.judgements.tokens(example) for example in batch)
-        return self.optimizer.apply(
-            sums.total() | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(tokens)}
-        )
+    @property
+    def parts(self) -> tuple[LanguageModel, ScalarHead]:
+        return self.model.lm, self.model.head
 
-    def samples(self) -> list[dict[str, Any]]:
-        """Nothing is sampled in supervised training."""
-        return []
+    def count(self, batch: Sequence[Any]) -> float:
+        return len(batch)
 
-    def state(self) -> dict[str, Any]:
-        """All that a later process needs to go on bit for bit."""
-        return {
-            "model": {name: p.detach() for name, p in self.model.lm.trained().items()},
-            "head": {name: p.detach() for name, p in self.model.head.named_parameters()},
-            "adapter": self.model.lm.adapter_state(),
-            "optimizer": self.optimizer.state(),
-            "steps": self.steps,
-        }
+    def tokens(self, batch: Sequence[Any]) -> int:
+        return sum(self.judgements.tokens(example) for example in batch)
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where `state` was taken."""
-        copy_into(self.model.lm.trained(), state["model"])
-        copy_into(dict(self.model.head.named_parameters()), state["head"])
-        self.model.lm.load_adapter_state(state.get("adapter", {}))
-        self.optimizer.load_state(state["optimizer"])
-        self.steps = state["steps"]
+    def loss(self, examples: Sequence[Any], *, count: float) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, stats = self.judgements.loss(self.model, examples)
+        share = len(examples) / count
+        return loss * share, {name: x * share for name, x in stats.items()}
 
 
 def rating_scale(rated: Sequence[RatedExample]) -> tuple[float, float]:

@@ -1,18 +1,19 @@
 """A classic task: a head and the trunk below it learn the labels of texts, words or spans."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from proxtune.algorithms.sft import SFTConfig
+from proxtune.algorithms.supervised import Supervised
 from proxtune.evaluation.task import Task
-from proxtune.models.heads import TaskModel
-from proxtune.models.language_model import copy_into
-from proxtune.models.rates import layer_factors
-from proxtune.training.metrics import Metrics, Tally
-from proxtune.training.optim import OptimConfig, Optimizer
+from proxtune.models.heads import LinearHead, TaskModel
+from proxtune.models.language_model import LanguageModel
+from proxtune.training.optim import OptimConfig
 
 
-class TaskTrainer:
+class TaskTrainer(Supervised):
     """Maximum likelihood of the labels; the task says what its loss is averaged over.
 
     Args:
@@ -30,54 +31,17 @@ class TaskTrainer:
         total_steps: int = 0,
     ) -> None:
         self.model, self.task, self.config = model, task, config or SFTConfig()
-        optim = optim or OptimConfig()
-        self.optimizer = Optimizer(
-            {"model": list(model.lm.trained().values()), "head": list(model.head.parameters())},
-            optim,
-            total=total_steps,
-            rates={"head": self.config.head_learning_rate or optim.learning_rate},
-            factors=layer_factors(model.lm, optim.layer_decay),
-            patience=1,
-        )
-        model.lm.follow(self.optimizer.adam, total_steps)
-        self.steps = 0
+        self.begin(optim or OptimConfig(), total_steps, head_rate=self.config.head_learning_rate)
 
-    def step(self, batch: Sequence[Any]) -> Metrics:
-        """One optimiser step over the examples of `batch`; the size of micro-batches changes no gradient."""
-        self.model.lm.module.train()
-        self.model.head.train()
-        self.optimizer.begin(self.steps)
-        count, sums = self.task.count(batch), Tally()
-        size = self.config.microbatch_size or len(batch)
-        for start in range(0, len(batch), size):
-            loss, stats = self.task.loss(self.model, batch[start : start + size], count=count)
-            loss.backward()
-            sums.add({"loss": loss.detach(), **stats})
-        self.model.lm.regularise()
-        self.steps += 1
-        tokens = sum(len(example.prompt_ids) for example in batch)
-        return self.optimizer.apply(
-            sums.total() | {"optim/learning_rate": self.optimizer.learning_rate, "tokens": float(tokens)}
-        )
+    @property
+    def parts(self) -> tuple[LanguageModel, LinearHead]:
+        return self.model.lm, self.model.head
 
-    def samples(self) -> list[dict[str, Any]]:
-        """Nothing is sampled in supervised training."""
-        return []
+    def count(self, batch: Sequence[Any]) -> float:
+        return self.task.count(batch)
 
-    def state(self) -> dict[str, Any]:
-        """All that a later process needs to go on bit for bit."""
-        return {
-            "model": {name: p.detach() for name, p in self.model.lm.trained().items()},
-            "head": {name: p.detach() for name, p in self.model.head.named_parameters()},
-            "adapter": self.model.lm.adapter_state(),
-            "optimizer": self.optimizer.state(),
-            "steps": self.steps,
-        }
+    def tokens(self, batch: Sequence[Any]) -> int:
+        return sum(len(example.prompt_ids) for example in batch)
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where `state` was taken."""
-        copy_into(self.model.lm.trained(), state["model"])
-        copy_into(dict(self.model.head.named_parameters()), state["head"])
-        self.model.lm.load_adapter_state(state["adapter"])
-        self.optimizer.load_state(state["optimizer"])
-        self.steps = state["steps"]
+    def loss(self, examples: Sequence[Any], *, count: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.task.loss(self.model, examples, count=count)
