@@ -8,7 +8,7 @@ import torch
 from proxtune.data.collate import collate_examples
 from proxtune.data.template import Example, PreferenceExample, PromptExample, RatedExample
 from proxtune.models.heads import RewardModel
-from proxtune.models.language_model import LanguageModel
+from proxtune.models.language_model import LanguageModel, frozen
 from proxtune.models.score import ROWS_AT_ONCE, answer_rewards, pair_rewards, ratings_of, score
 from proxtune.objectives import bradley_terry_loss, rating_loss
 from proxtune.rewards.base import Answers, answers_of
@@ -18,46 +18,37 @@ from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.runs import derive_seed
 
 
-@torch.no_grad()
 def likelihood(
     model: LanguageModel, examples: Sequence[Example], *, rows_at_once: int = ROWS_AT_ONCE
 ) -> dict[str, float]:
     """`eval/loss`, nats a response token over all of them, and `eval/perplexity`, its exponential."""
-    was_training = model.module.training
-    model.module.eval()
     total, count = 0.0, 0
-    for start in range(0, len(examples), rows_at_once):
-        tokens = collate_examples(examples[start : start + rows_at_once]).to(model.device)
-        total -= float(score(model, tokens).logprobs.double().sum())
-        count += int(tokens.mask.sum())
-    model.module.train(was_training)
+    with frozen(model.module):
+        for start in range(0, len(examples), rows_at_once):
+            tokens = collate_examples(examples[start : start + rows_at_once]).to(model.device)
+            total -= float(score(model, tokens).logprobs.double().sum())
+            count += int(tokens.mask.sum())
     return {"eval/loss": total / count, "eval/perplexity": math.exp(min(total / count, 700.0))}
 
 
-@torch.no_grad()
 def pair_accuracy(
     model: RewardModel, pairs: Sequence[PreferenceExample], *, rows_at_once: int = ROWS_AT_ONCE
 ) -> dict[str, float]:
     """`eval/accuracy`, the share of pairs whose chosen answer scores higher, `eval/loss` and `eval/margin`."""
-    was_training = model.lm.module.training
-    model.lm.module.eval()
-    parts = [pair_rewards(model, pairs[i : i + rows_at_once]) for i in range(0, len(pairs), rows_at_once)]
-    model.lm.module.train(was_training)
+    with frozen(model.lm.module):
+        parts = [pair_rewards(model, pairs[i : i + rows_at_once]) for i in range(0, len(pairs), rows_at_once)]
     chosen, rejected = (torch.cat(side) for side in zip(*parts, strict=True))
     loss, stats = bradley_terry_loss(chosen, rejected)
     return {"eval/loss": float(loss), "eval/accuracy": float(stats["accuracy"]), "eval/margin": float(stats["margin"])}
 
 
-@torch.no_grad()
 def rating_fit(
     model: RewardModel, rated: Sequence[RatedExample], *, rows_at_once: int = ROWS_AT_ONCE
 ) -> dict[str, float]:
     """`eval/correlation` of score and rating (Pearson), `eval/loss` and `eval/error`."""
-    was_training = model.lm.module.training
-    model.lm.module.eval()
     starts = range(0, len(rated), rows_at_once)
-    scores = torch.cat([answer_rewards(model, rated[i : i + rows_at_once]) for i in starts]).cpu()
-    model.lm.module.train(was_training)
+    with frozen(model.lm.module):
+        scores = torch.cat([answer_rewards(model, rated[i : i + rows_at_once]) for i in starts]).cpu()
     ratings = ratings_of(rated)
     loss, stats = rating_loss(scores, ratings)
     figures = {"eval/loss": float(loss), "eval/error": float(stats["error"])}

@@ -3,11 +3,9 @@
 Each kind is one class in one file of `tasks/`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias
 
-import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
@@ -18,6 +16,7 @@ from proxtune.data.sources import TooLong
 from proxtune.data.template import EncodeReport
 from proxtune.evaluation.metrics import Measure
 from proxtune.models.heads import TaskModel
+from proxtune.models.language_model import frozen
 
 TOKENS_AT_ONCE = 4096  # of a pass without a gradient; it bounds memory and changes no result
 
@@ -118,25 +117,13 @@ def reading_of(model: TaskModel, *, too_long: TooLong = "truncate") -> Reading:
     return Reading(model.lm.tokenizer, model.lm.causal, model.max_length, too_long)
 
 
-@contextmanager
-def frozen(model: TaskModel) -> Iterator[None]:
-    """Neither gradient nor dropout."""
-    was_training = model.lm.module.training
-    for module in (model.lm.module, model.head):
-        module.eval()
-    with torch.no_grad():
-        yield
-    for module in (model.lm.module, model.head):
-        module.train(was_training)
-
-
 def in_batches(
     model: TaskModel, examples: Sequence[Any], outputs: Callable[[Sequence[Any]], Sequence[Tensor]]
 ) -> list[Tensor]:
     """`outputs` of each example, on the CPU, from passes over examples of like lengths."""
     found: list[Any] = [None] * len(examples)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt_ids))
-    with frozen(model):
+    with frozen(model.lm.module, model.head):
         while order:
             longest = len(examples[order[-1]].prompt_ids)
             count = max(1, TOKENS_AT_ONCE // longest)
@@ -149,7 +136,7 @@ def in_batches(
 def evaluation(task: Task, model: TaskModel, records: Sequence[Record], examples: Sequence[Any]) -> dict[str, float]:
     """`eval/loss` of held-out examples, and the task's own figures of all held-out records, too long ones cut."""
     total, size = 0.0, 32
-    with frozen(model):
+    with frozen(model.lm.module, model.head):
         for start in range(0, len(examples), size):
             total += float(task.loss(model, examples[start : start + size], count=1.0)[0])
     read, _ = task.read(records, reading_of(model))

@@ -214,6 +214,20 @@ class LanguageModel:
         self.tokenizer.save_pretrained(folder)
 
 
+@contextmanager
+def frozen(*modules: nn.Module) -> Iterator[None]:
+    """Neither gradient nor dropout, as long as the block runs."""
+    before = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, was_training in zip(modules, before, strict=True):
+            module.train(was_training)
+
+
 def _own_name(name: str) -> str:
     """The name of a weight, whether an adapter stands beside it or not."""
     return name.replace("base_layer.", "").replace("inner.", "")
