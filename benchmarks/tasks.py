@@ -99,7 +99,7 @@ def train(task: Task, model: str, seed: int) -> Trained:
 def measured(name: str, records: Sequence[Record]) -> tuple[str, Measure]:
     """(the task's headline figure, all figures) of a run on test rows."""
     model = outcome.open_model(name)
-    result = outcome.outcome(model, list(records))
+    result = outcome.predict(model, list(records))
     return TASKS[result.kind].headline, result.measured()
 
 

@@ -55,7 +55,7 @@ def measured(kind: str, rate: float) -> dict[str, Any]:
     subprocess.run(["rm", "-rf", str(RUNS / "memory")], check=True)
     gib = run(kind, rate, "memory", "training.steps=5")
     finished, records = Run.open(path), read("bundled:film-sentiment-test").records
-    interval = outcome.outcome(outcome.open_model(str(path)), records).measured().intervals(seed=0)["macro_f1"]
+    interval = outcome.predict(outcome.open_model(str(path)), records).measured().intervals(seed=0)["macro_f1"]
     return {
         "trained": finished.manifest()["parameters"]["trained"],
         "macro_f1": list(interval),

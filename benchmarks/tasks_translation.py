@@ -47,7 +47,7 @@ def main() -> None:
     train()
     records = read("data/translation/test.jsonl", duplicates="keep").records
     before, after = (
-        outcome.outcome(outcome.open_model(str(RUNS / name)), records, task="translation", answer_tokens=48)
+        outcome.predict(outcome.open_model(str(RUNS / name)), records, task="translation", answer_tokens=48)
         for name in ("translation", "translation-ppo")
     )
     gap = paired(before.measured(), after.measured(), seed=0)

@@ -9,8 +9,8 @@ import typer
 from proxtune.cli.app import Columns, app, columns_of, console, one_of
 from proxtune.errors import ConfigError
 
-DataFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Data to evaluate on; by default what the run held out.")
+AnswerTokens = Annotated[
+    int | None, typer.Option(min=1, help="Length limit of an answer; by default as in its run, or 64.")
 ]
 
 
@@ -21,7 +21,9 @@ DataFile = Annotated[
 )
 def evaluate(
     models: Annotated[list[str], typer.Argument(metavar="RUN|MODEL ...", help="A finished run, or a model.")],
-    data: DataFile = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Data to evaluate on; by default what the run held out.")
+    ] = None,
     task: Annotated[
         str | None,
         typer.Option(help="What the answers of a model without a head are measured as; by default as in its run."),
@@ -33,9 +35,7 @@ def evaluate(
         list[str] | None, typer.Option(metavar="FILE.py:FUNCTION[=WEIGHT]", help="For a PPO run that had one.")
     ] = None,
     column: Columns = None,
-    answer_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Length limit of an answer; by default as in its run, or 64.")
-    ] = None,
+    answer_tokens: AnswerTokens = None,
     html: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="By default eval.html in the run.")] = None,
     lang: Annotated[str, typer.Option(metavar="en|zh", help="Language of the page.")] = "en",
 ) -> None:
@@ -53,7 +53,7 @@ def evaluate(
     for name in models:
         model = outcome.open_model(name)
         records = outcome.records_of(model, data, columns)
-        found.append(outcome.outcome(model, records, task=task, answer_tokens=answer_tokens))
+        found.append(outcome.predict(model, records, task=task, answer_tokens=answer_tokens))
     default = Path(models[-1]) / "eval.html" if Path(models[-1]).is_dir() else Path("eval.html")
     if compare:
         outcome.compare(found[0], found[1], console, html or default.with_name("compare.html"), tongue=tongue)
@@ -77,15 +77,13 @@ def predict(
     ] = None,
     task: Annotated[str | None, typer.Option(help="Of a model without a head, as proxtune eval takes it.")] = None,
     column: Columns = None,
-    answer_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Length limit of an answer; by default as in its run, or 64.")
-    ] = None,
+    answer_tokens: AnswerTokens = None,
 ) -> None:
     """Say for every row of a file what the model makes of it."""
     from proxtune.workflows import outcome
 
     model = outcome.open_model(run)
-    result = outcome.outcome(
+    result = outcome.predict(
         model, outcome.records_of(model, file, columns_of(column)), task=task, answer_tokens=answer_tokens
     )
     path = out or (Path(run) / "predictions.jsonl" if Path(run).is_dir() else Path("predictions.jsonl"))

@@ -1,6 +1,7 @@
 """The report of an evaluation: one HTML file that loads nothing else, in English or Chinese."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -69,14 +70,11 @@ def write_page(
     tongue: Tongue = "en",
 ) -> None:
     """Figures with their intervals, the task's own tables, and what they were measured with."""
-
-    def said(text: str) -> str:
-        return CHINESE.get(text, text) if tongue == "zh" else text
-
+    said = partial(_said, tongue)
     rows = [(name, value.mean, f"[{value.low:.4f}, {value.high:.4f}]") for name, value in figures.items()]
     parts = [
         _section(said("figures"), table(rows, [said(x) for x in ("figure", "value", "95% interval")])),
-        *(_section(said(part.title), _drawn(part, [said(x) for x in part.header])) for part in tables),
+        *(_section(said(part.title), _drawn(part, tongue)) for part in tables),
         _section(said("settings"), table([(k, str(v)) for k, v in settings.items()], [said("setting"), said("value")])),
     ]
     _write(path, f"{said('evaluation')}: {title}", parts, tongue)
@@ -86,10 +84,7 @@ def write_comparison(
     path: Path, names: tuple[str, str], rows: Mapping[str, tuple[float, float, Difference]], *, tongue: Tongue = "en"
 ) -> None:
     """Two models on the same rows, figure by figure."""
-
-    def said(text: str) -> str:
-        return CHINESE.get(text, text) if tongue == "zh" else text
-
+    said = partial(_said, tongue)
     shown = [
         (name, a, b, gap.difference, f"[{gap.low:+.4f}, {gap.high:+.4f}]", gap.p) for name, (a, b, gap) in rows.items()
     ]
@@ -99,11 +94,16 @@ def write_comparison(
     )
 
 
-def _drawn(part: Table, header: Sequence[str]) -> str:
+def _said(tongue: Tongue, text: str) -> str:
+    return CHINESE.get(text, text) if tongue == "zh" else text
+
+
+def _drawn(part: Table, tongue: Tongue) -> str:
     """A table, with a chart where one says more: F1 of each class, a confusion matrix in shades."""
-    if part.title == "confusion":
-        return _heat(part, header) if len(part.rows) <= HEATED else f"{len(part.rows)} classes"
-    html = table(part.rows, header)
+    if part.title == "confusion":  # its header has the names of classes, which stay as they are
+        corner, *names = part.header
+        return _heat(part, [_said(tongue, corner), *names]) if len(part.rows) <= HEATED else f"{len(names)} classes"
+    html = table(part.rows, [_said(tongue, name) for name in part.header])
     if "f1" in part.header:
         at = part.header.index("f1")
         bars = {str(row[0]): float(row[at]) for row in part.rows if not str(row[0]).endswith(("avg", "accuracy"))}

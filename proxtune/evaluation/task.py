@@ -12,7 +12,6 @@ from torch import Tensor
 from proxtune.config import Section
 from proxtune.data.labels import Reading
 from proxtune.data.records import Record
-from proxtune.data.sources import TooLong
 from proxtune.data.template import EncodeReport
 from proxtune.evaluation.metrics import Measure
 from proxtune.models.heads import TaskModel
@@ -21,6 +20,7 @@ from proxtune.models.language_model import frozen
 TOKENS_AT_ONCE = 4096  # of a pass without a gradient; it bounds memory and changes no result
 
 Kind = Literal["language", "classification", "label_sets", "regression", "tagging", "question_answering"]
+Written = Literal["translation", "summarisation", "question_answering", "triples"]  # as what answers are measured
 Prediction: TypeAlias = dict[str, Any]  # what stands in a row of `proxtune predict`
 
 
@@ -40,7 +40,7 @@ class TaskConfig(Section):
         0.0, ge=0, lt=1, description="share of the target that is spread over all classes (classification and tagging)"
     )
     head_dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the head, in training")
-    answers: Literal["translation", "summarisation", "question_answering", "triples"] | None = Field(
+    answers: Written | None = Field(
         None, description="language alone: write an answer to each held-out prompt, greedily, and measure it as such"
     )
     answer_tokens: PositiveInt = Field(64, description="length limit of such an answer, in tokens")
@@ -112,9 +112,9 @@ class Task(Protocol):
         """What a report shows beside the figures."""
 
 
-def reading_of(model: TaskModel, *, too_long: TooLong = "truncate") -> Reading:
+def reading_of(model: TaskModel) -> Reading:
     """How a trained model reads: as it did in training, but that too long rows are cut and not refused."""
-    return Reading(model.lm.tokenizer, model.lm.causal, model.max_length, too_long)
+    return Reading(model.lm.tokenizer, model.lm.causal, model.max_length, "truncate")
 
 
 def in_batches(
@@ -133,12 +133,17 @@ def in_batches(
     return found
 
 
-def evaluation(task: Task, model: TaskModel, records: Sequence[Record], examples: Sequence[Any]) -> dict[str, float]:
-    """`eval/loss` of held-out examples, and the task's own figures of all held-out records, too long ones cut."""
+def evaluation(
+    task: Task, model: TaskModel, records: Sequence[Record], examples: Sequence[Any], read: Sequence[Any]
+) -> dict[str, float]:
+    """`eval/loss` of held-out examples, and the task's own figures of all held-out records.
+
+    Args:
+        examples: as `task.encode` has them; read: one for each record, as `task.read` has them, too long ones cut.
+    """
     total, size = 0.0, 32
     with frozen(model.lm.module, model.head):
         for start in range(0, len(examples), size):
             total += float(task.loss(model, examples[start : start + size], count=1.0)[0])
-    read, _ = task.read(records, reading_of(model))
     figures = task.measure(records, task.predict(model, read)).values()
     return {"eval/loss": total / task.count(examples)} | {f"eval/{name}": x for name, x in figures.items()}

@@ -60,13 +60,13 @@ class RewardModel:
     @classmethod
     def load(cls, lm: LanguageModel, folder: Path) -> "RewardModel":
         """The head and scale that stand in `folder`, on the language model loaded from it."""
-        if "gain" not in head_of(folder):
+        meta = head_of(folder)
+        if "gain" not in meta:
             raise ModelError(
                 f"{folder} holds no reward model (no head.json of one); expected the result of `proxtune reward`"
             )
         head = ScalarHead(lm.hidden_size, zero=True)
         with _reading(folder):
-            meta = head_of(folder)
             length, gain, bias = int(meta["max_length"]), float(meta["gain"]), float(meta["bias"])
             head.load_state_dict(load_file(folder / FILE))
         return cls(lm, head.to(lm.device), length, gain, bias)
@@ -110,10 +110,11 @@ class TaskModel:
     @classmethod
     def load(cls, lm: LanguageModel, folder: Path) -> "TaskModel":
         """The head that stands in `folder`, on the language model loaded from it."""
-        if "task" not in head_of(folder):
+        meta = head_of(folder)
+        if "task" not in meta:
             raise ModelError(f"{folder} has no head for a task; expected the result of `proxtune sft` with a task")
         with _reading(folder):
-            meta, weights = head_of(folder), load_file(folder / FILE)
+            weights = load_file(folder / FILE)
             head = LinearHead(lm.hidden_size, len(weights["linear.bias"]))
             head.load_state_dict(weights)
             length, task = int(meta["max_length"]), dict(meta["task"])

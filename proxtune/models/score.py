@@ -1,5 +1,6 @@
 """The one place that runs a model over given tokens: log-probs, values and rewards of responses that already exist."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -157,6 +158,18 @@ def row_states(
     if second is not None and getattr(model.module.config, "type_vocab_size", 0) > 1:
         segments = (rows.positions >= torch.tensor(second, device=model.device)[rows.places]).long()
     return model.run(ids, rows, segments=segments), rows
+
+
+def states_at(
+    model: LanguageModel,
+    texts: Sequence[Sequence[int]],
+    places: Sequence[Sequence[int]],
+    second: Sequence[int] | None = None,
+) -> Tensor:
+    """[N, H]: the states at some tokens of each row, one row after the other."""
+    hidden, rows = row_states(model, texts, second)
+    *begins, _ = itertools.accumulate(rows.lengths, initial=0)
+    return hidden[[begin + place for begin, at in zip(begins, places, strict=True) for place in at]]
 
 
 def pooled_states(model: LanguageModel, texts: Sequence[Sequence[int]], second: Sequence[int] | None = None) -> Tensor:

@@ -15,8 +15,9 @@ from proxtune.rollouts.sampling import SamplingConfig, row_uniforms
 
 def talk(name: str, config: SamplingConfig, *, plain: bool, seed: int) -> None:
     """Read lines from standard input and stream the answers, until an empty line or the end of input."""
-    model = load(ModelConfig(name=name))
-    if not model.causal or "task" in head_of(Path(resolve(name))):
+    source = resolve(name)
+    model = load(ModelConfig(name=source))
+    if not model.causal or "task" in head_of(Path(source)):
         raise ConfigError(f"{name} labels text and writes none; say `proxtune predict {name} FILE`")
     plain = plain or not model.tokenizer.chat_template
     turns: list[Message] = []

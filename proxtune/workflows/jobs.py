@@ -31,7 +31,7 @@ from proxtune.data.template import EncodeReport, encode, encode_preferences, enc
 from proxtune.errors import ConfigError
 from proxtune.evaluation.metrics import rises
 from proxtune.evaluation.run import likelihood, pair_accuracy, rating_fit
-from proxtune.evaluation.task import evaluation
+from proxtune.evaluation.task import evaluation, reading_of
 from proxtune.evaluation.tasks import TASKS
 from proxtune.evaluation.tasks.writing import Writing
 from proxtune.models.critic import build_critic
@@ -128,7 +128,8 @@ def _task_job(config: SFTRun) -> Job:
     if held_out is not None:
         held, report = task.encode(held_out.records, reading)
         notes.append(f"held out: {report}")
-        evaluate = partial(evaluation, task, model, held_out.records, held)
+        whole, _ = task.read(held_out.records, reading_of(model))
+        evaluate = partial(evaluation, task, model, held_out.records, held, whole)
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     algorithm = TaskTrainer(model, task, config.sft, optim=config.optim, total_steps=steps)

@@ -61,23 +61,27 @@ class Outcome:
 
 def open_model(name: str) -> Model:
     """The model of a run, or any other that `model.name` takes."""
-    path, config = Path(name), None
-    if (path / "config.yaml").exists() and Run.open(path).manifest().get("command") == "sft":
-        config = configs.load(SFTRun, [path / "config.yaml"])
+    config, source = _config_of(name), resolve(name)
     given = config.model if config is not None else ModelConfig()
-    lm = load_model(given.model_copy(update={"name": name}))
-    folder = Path(resolve(name))
-    head = TaskModel.load(lm, folder) if "task" in head_of(folder) else None
+    lm = load_model(given.model_copy(update={"name": source}))
+    head = TaskModel.load(lm, Path(source)) if "task" in head_of(Path(source)) else None
     return Model(name, lm, head, config)
 
 
 def has_task(name: str) -> bool:
-    """Whether a run has a head for a task, or measured what it wrote."""
+    """Whether a run or a folder has a head for a task, or the run measured what it wrote."""
+    config = _config_of(name)
+    if config is None:
+        return "task" in head_of(Path(name))
+    return config.task.kind != "language" or config.task.answers is not None
+
+
+def _config_of(name: str) -> SFTRun | None:
+    """The config of a run of `proxtune sft`; None: the name is of something else."""
     path = Path(name)
     if not (path / "config.yaml").exists() or Run.open(path).manifest().get("command") != "sft":
-        return "task" in head_of(path)
-    task = configs.load(SFTRun, [path / "config.yaml"]).task
-    return task.kind != "language" or task.answers is not None
+        return None
+    return configs.load(SFTRun, [path / "config.yaml"])
 
 
 def records_of(model: Model, data: Path | None, columns: dict[str, str] | None = None) -> list[Record]:
@@ -101,7 +105,7 @@ def records_of(model: Model, data: Path | None, columns: dict[str, str] | None =
     ).records
 
 
-def outcome(
+def predict(
     model: Model, records: list[Record], *, task: str | None = None, answer_tokens: int | None = None
 ) -> Outcome:
     """What a model says of records.

@@ -82,7 +82,7 @@ def test_a_task_is_learnt_and_the_run_alone_says_it_again(
     logged = [row[f"eval/{HEADLINE[kind]}"] for row in run.metrics() if f"eval/{HEADLINE[kind]}" in row]
     assert max(logged) >= LEARNT[kind]
     model = outcome.open_model(str(run.path))
-    said = outcome.outcome(model, outcome.records_of(model, None))
+    said = outcome.predict(model, outcome.records_of(model, None))
     assert said.measured().values()[HEADLINE[kind]] == pytest.approx(max(logged), abs=1e-6)
     assert run.manifest()["best"]["value"] == max(logged)
 
@@ -161,13 +161,13 @@ def test_what_cannot_be_done_with_a_labeller_says_what_to_do_instead(trained: Ru
     with pytest.raises(ConfigError, match="--verify examines language models, reward models and PPO"):
         builder(configs.load(SFTRun, [trained.config_path]), (), tmp_path)
     with pytest.raises(ConfigError, match="was trained for classification, not for tagging; leave --task out"):
-        outcome.outcome(outcome.open_model(str(trained.path)), [], task="tagging")
+        outcome.predict(outcome.open_model(str(trained.path)), [], task="tagging")
 
 
 def test_models_of_different_rows_are_not_compared(trained: Run) -> None:
     model = outcome.open_model(str(trained.path))
     records = outcome.records_of(model, None)
-    one, other = (outcome.outcome(model, part) for part in (records, records[1:]))
+    one, other = (outcome.predict(model, part) for part in (records, records[1:]))
     with pytest.raises(ConfigError, match="expected one task and the same rows"):
         outcome.compare(one, other, quiet(), trained.path / "page.html")
 
@@ -192,7 +192,7 @@ def test_what_is_written_is_measured_while_it_is_learnt_and_after(answers: str, 
     logged = [row[f"eval/{figure}"] for row in run.metrics() if f"eval/{figure}" in row]
     assert len(logged) == 2
     model = outcome.open_model(str(run.path))
-    said = outcome.outcome(model, outcome.records_of(model, None))
+    said = outcome.predict(model, outcome.records_of(model, None))
     assert said.measured().values()[figure] == pytest.approx(max(logged), abs=1e-6)
     assert [row["true"] for row in outcome.rows_of(said)] == [record.completion for record in said.records]  # type: ignore[union-attr]
 

@@ -86,15 +86,11 @@ class Classification:
         return found
 
     def measure(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> Measure:
-        gold, said = list(map(name_of, records)), [row["label"] for row in predictions]
-        right = [g == s for g, s in zip(gold, said, strict=True)]
-        sure = labels.calibration([row["probability"] for row in predictions], right)
-        return joined(labels.classes(gold, said, self.labels), sure)
+        gold, said, sure, right = _compared(records, predictions)
+        return joined(labels.classes(gold, said, self.labels), labels.calibration(sure, right))
 
     def tables(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[Table]:
-        gold, said = list(map(name_of, records)), [row["label"] for row in predictions]
-        right = [g == s for g, s in zip(gold, said, strict=True)]
-        sure = [row["probability"] for row in predictions]
+        gold, said, sure, right = _compared(records, predictions)
         counts = labels.confusion(gold, said, self.labels).tolist()
         confusion = [(name, *row) for name, row in zip(self.labels, counts, strict=True)]
         bins = [part for part in labels.reliability(sure, right) if part.rows]
@@ -103,6 +99,15 @@ class Classification:
             Table("confusion", ("true \\ said", *self.labels), confusion),
             Table("calibration", ("probability", "rows", "mean probability", "accuracy"), bins),
         ]
+
+
+def _compared(
+    records: Sequence[Record], predictions: Sequence[Prediction]
+) -> tuple[list[str], list[str], list[float], list[bool]]:
+    """(the true labels, those that are said, how probable they are said to be, whether they are right)."""
+    gold, said = list(map(name_of, records)), [row["label"] for row in predictions]
+    sure = [row["probability"] for row in predictions]
+    return gold, said, sure, [g == s for g, s in zip(gold, said, strict=True)]
 
 
 def name_of(record: Record) -> str:

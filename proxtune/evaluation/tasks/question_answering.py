@@ -15,7 +15,7 @@ from proxtune.evaluation import texts
 from proxtune.evaluation.metrics import Measure
 from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, in_batches
 from proxtune.models.heads import TaskModel
-from proxtune.models.score import row_states
+from proxtune.models.score import states_at
 from proxtune.objectives import class_loss
 
 LONGEST = 30  # tokens of an answer, as in BERT's SQuAD
@@ -107,10 +107,7 @@ def said(record: Record, prediction: Prediction) -> str:
 
 def _logits(model: TaskModel, examples: Sequence[AnswerExample]) -> list[Tensor]:
     """[places, 2] of each row."""
-    read = [example.prompt_ids for example in examples]
-    second = [example.at[1] if len(example.at) > 1 else len(example.prompt_ids) for example in examples]
-    hidden, rows = row_states(model.lm, read, second)
-    begins = torch.tensor([0, *rows.lengths[:-1]]).cumsum(0).tolist()
-    at = [begin + place for begin, example in zip(begins, examples, strict=True) for place in example.at]
-    logits: Tensor = model.head(hidden[at])
-    return list(logits.split([len(example.at) for example in examples]))
+    read, places = zip(*((example.prompt_ids, example.at) for example in examples), strict=True)
+    second = [at[1] if len(at) > 1 else len(ids) for ids, at in zip(read, places, strict=True)]
+    logits: Tensor = model.head(states_at(model.lm, read, places, second))
+    return list(logits.split(list(map(len, places))))

@@ -17,7 +17,7 @@ from proxtune.evaluation import spans
 from proxtune.evaluation.metrics import Measure
 from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, in_batches
 from proxtune.models.heads import TaskModel
-from proxtune.models.score import row_states
+from proxtune.models.score import states_at
 from proxtune.objectives import balanced_weights, class_loss
 
 OUTSIDE = "O"  # of every entity; what a word is said to be that was cut off
@@ -128,8 +128,6 @@ def _said(records: Sequence[Record], predictions: Sequence[Prediction]) -> list[
 
 def _logits(model: TaskModel, examples: Sequence[TagExample]) -> list[Tensor]:
     """[words, K] of each sentence."""
-    hidden, rows = row_states(model.lm, [example.prompt_ids for example in examples])
-    begins = torch.tensor([0, *rows.lengths[:-1]]).cumsum(0).tolist()
-    at = [begin + place for begin, example in zip(begins, examples, strict=True) for place in example.at]
-    logits: Tensor = model.head(hidden[at])
-    return list(logits.split([len(example.at) for example in examples]))
+    texts, places = zip(*((example.prompt_ids, example.at) for example in examples), strict=True)
+    logits: Tensor = model.head(states_at(model.lm, texts, places))
+    return list(logits.split(list(map(len, places))))

@@ -2,20 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from proxtune.data.records import Completion, Record
 from proxtune.data.template import encode_prompts
 from proxtune.errors import ConfigError, DataError
 from proxtune.evaluation import spans, texts
 from proxtune.evaluation.metrics import Measure
-from proxtune.evaluation.task import Prediction, Table
+from proxtune.evaluation.task import Prediction, Table, Written
 from proxtune.models.language_model import LanguageModel
 from proxtune.rollouts.collect import collect
 from proxtune.rollouts.engine import sample
 from proxtune.rollouts.sampling import SamplingConfig
 
-Written = Literal["translation", "summarisation", "question_answering", "triples"]
 WRITTEN: tuple[Written, ...] = get_args(Written)
 HEADLINES: dict[Written, str] = {
     "translation": "chrf",
