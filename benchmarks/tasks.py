@@ -3,7 +3,6 @@
     python -m benchmarks.tasks results                    every task and model that has no record yet
     python -m benchmarks.tasks results --task ner topic   some tasks, measured again
     python -m benchmarks.tasks results --seeds 1 2 3      several seeds each (hours)
-    python -m benchmarks.tasks start                      from a fresh clone to a trained classifier; packages
 
 Each model is trained by the recipe's own command in a process of its own, and measured on test data that nothing was
 chosen by. What is in data/ comes from `make data`.
@@ -34,7 +33,11 @@ from proxtune.workflows.schemas import SFTRun
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "tasks"
 RUNS = ROOT / "runs" / "tasks"
-MODELS = ("encoder", "decoder", "scratch")
+MODELS = {  # what is given after a recipe
+    "encoder": [],
+    "decoder": ["recipe:task-models/decoder"],
+    "scratch": ["recipe:task-models/lstm"],
+}
 MEASURES = [
     "proxtune/algorithms/task.py",
     "proxtune/models/rows.py",
@@ -48,7 +51,7 @@ class Task(NamedTuple):
 
     recipe: str
     test: str
-    models: tuple[str, ...] = MODELS
+    models: tuple[str, ...] = tuple(MODELS)
 
 
 ALL = {
@@ -79,8 +82,8 @@ class Trained(NamedTuple):
 def train(task: Task, model: str, seed: int) -> Trained:
     """The recipe's command; a finished run is not trained again."""
     path = RUNS / f"{task.recipe}-{model}-{seed}"
-    own = model == "encoder" or len(task.models) == 1
-    files = [f"recipe:{task.recipe}"] + ([] if own else [f"recipe:{task.recipe}/{model}"])
+    own = len(task.models) == 1
+    files = [f"recipe:{task.recipe}", *([] if own else MODELS[model])]
     if not (path / "model").exists():
         subprocess.run(["rm", "-rf", str(path)], check=True)
         command = [sys.executable, "-m", "proxtune", "sft", *files, f"runs={RUNS}", f"name={path.name}", f"seed={seed}"]
