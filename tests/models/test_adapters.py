@@ -9,36 +9,20 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, BertConfig, BertModel, PreTrainedModel
 
-from proxtune.data.collate import collate
 from proxtune.errors import ModelError
 from proxtune.models.adapters import Bottleneck, linear_layers, set_aside, sublayers
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import ModelConfig, load
 from proxtune.models.peft import TuningConfig, tune
-from proxtune.models.score import score
 from proxtune.models.trunk import blocks
 from tests.tiny import ADAPTABLE, FAMILIES, WIDTH, tiny_model
+from tests.tuned import logprobs, nudged
 
 pytestmark = pytest.mark.slow  # together they take longer than `make check` has
 
-TOKENS = collate([[5, 6], [7]], [[8, 9, 1], [10, 11, 12, 13]])
 ADAPTER = TuningConfig(kind="adapter", adapter_size=4, adapter_placement="houlsby")
 
 each_adaptable_family = pytest.mark.parametrize("family", ADAPTABLE)
-
-
-def logprobs(model: LanguageModel) -> torch.Tensor:
-    with torch.no_grad():
-        return score(model, TOKENS).logprobs
-
-
-def nudged(model: LanguageModel, seed: int = 0) -> LanguageModel:
-    """Every weight that is trained is another, as after training."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.trained().values():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    return model
 
 
 def tiny_bert() -> PreTrainedModel:

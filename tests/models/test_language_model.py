@@ -17,16 +17,15 @@ from transformers import (
     PreTrainedModel,
 )
 
-from proxtune.data.collate import collate
 from proxtune.errors import CheckpointError, ModelError
 from proxtune.models.language_model import LanguageModel, check_architecture, copy_into, weight_hash
 from proxtune.models.load import ModelConfig, load
 from proxtune.models.peft import TuningConfig, tune
 from proxtune.models.score import score
 from tests.tiny import ADAPTABLE, FAMILIES, LETTERS, LLAMA, letter_tokenizer, tiny_model
+from tests.tuned import TOKENS, logprobs
 
 IDS = torch.tensor([[5, 9, 2, 27, 13, 1, 8, 8, 20, 3, 4, 7]])
-TOKENS = collate([[5, 6], [7]], [[8, 9, 1], [10, 11, 12, 13]])
 EOS_AND_PAD = {"eos_token_id": 1, "pad_token_id": 0}
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -75,11 +74,6 @@ def test_the_context_and_the_stop_tokens_are_known(family: str) -> None:
 def test_a_model_that_names_no_longest_sequence_is_refused_or_has_one() -> None:
     module = BloomForCausalLM(BloomConfig(vocab_size=len(LETTERS), hidden_size=32, n_layer=1, n_head=2))
     assert LanguageModel(module, letter_tokenizer()).context > 0
-
-
-def logprobs(model: LanguageModel) -> torch.Tensor:
-    with torch.no_grad():
-        return score(model, TOKENS).logprobs
 
 
 def nudge(model: LanguageModel) -> None:

@@ -10,7 +10,6 @@ from torch import nn
 from transformers import BertConfig, BertModel, PhimoeConfig, PhimoeForCausalLM
 
 from proxtune.algorithms.reward_model import RewardTrainer
-from proxtune.data.collate import collate
 from proxtune.data.template import PreferenceExample
 from proxtune.errors import ModelError
 from proxtune.models.heads import RewardModel, ScalarHead
@@ -20,10 +19,10 @@ from proxtune.models.packed import packed
 from proxtune.models.peft import TuningConfig, disable_dropout, tune
 from proxtune.models.score import frozen_states, score
 from tests.tiny import ADAPTABLE, FAMILIES, LLAMA, WIDTH, letter_tokenizer, tiny_model
+from tests.tuned import TOKENS, logprobs, nudged
 
 pytestmark = pytest.mark.slow  # together they take longer than `make check` has
 
-TOKENS = collate([[5, 6], [7]], [[8, 9, 1], [10, 11, 12, 13]])
 
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"kind": "lora", "rank": 2},
@@ -47,11 +46,6 @@ def train(model: LanguageModel, steps: int = 3) -> None:
         optimizer.zero_grad()
         (-score(model, TOKENS).logprobs.sum()).backward()
         optimizer.step()
-
-
-def logprobs(model: LanguageModel) -> torch.Tensor:
-    with torch.no_grad():
-        return score(model, TOKENS).logprobs
 
 
 def base_weights(model: LanguageModel) -> dict[str, torch.Tensor]:
@@ -214,13 +208,6 @@ def tuned(kind: str, family: str = "llama", **more: Any) -> LanguageModel:
     return tune(tiny_model(family=family), TuningConfig(**options))
 
 
-def nudge(model: LanguageModel) -> None:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in model.trained().values():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-
-
 def count(model: LanguageModel) -> int:
     return sum(weight.numel() for weight in model.trained().values())
 
@@ -239,7 +226,7 @@ def test_every_kind_begins_unchanged_trains_its_own_weights_and_is_switched_off(
     names = set(model.trained())
     assert names
     assert all(any(part in name for part in PARTS[kind]) for name in names)
-    nudge(model)
+    nudged(model)
     assert (logprobs(model) - original).abs().max() > 0.01
     with model.as_reference() as reference:
         assert torch.equal(logprobs(reference), original)
@@ -307,7 +294,7 @@ def test_an_encoder_is_tuned_too(kind: str, weights: int) -> None:
     tune(model, TuningConfig(**options), head=True)
     assert count(model) == weights
     torch.testing.assert_close(model.hidden(ids), original, rtol=0, atol=1e-6)
-    nudge(model)
+    nudged(model)
     assert torch.equal(model.hidden(ids), original) is (kind == "head")
     if model.adapter is not None:
         with model.as_reference():
@@ -320,7 +307,7 @@ def test_an_encoder_is_tuned_too(kind: str, weights: int) -> None:
 def test_what_every_kind_has_learnt_is_in_the_saved_folder(kind: str, family: str, tmp_path: Path) -> None:
     model = tuned(kind, family)
     before = logprobs(model)
-    nudge(model)
+    nudged(model)
     trained = logprobs(model)
     model.save(tmp_path)
     again = load(ModelConfig(name=str(tmp_path)))
@@ -336,7 +323,7 @@ def test_what_every_kind_has_learnt_is_in_the_saved_folder(kind: str, family: st
 def test_the_samplers_packed_weights_are_the_same_function(kind: str, family: str) -> None:
     model = tuned(kind, family)
     original = logprobs(model)
-    nudge(model)
+    nudged(model)
     plain = logprobs(model)
     with packed(model.module, model.device, model.module.dtype):
         torch.testing.assert_close(logprobs(model), plain, rtol=0, atol=1e-5)
@@ -349,7 +336,7 @@ def test_the_samplers_packed_weights_are_the_same_function(kind: str, family: st
 def test_the_top_blocks_alone_are_trained_and_those_below_run_once(kind: str) -> None:
     model = tuned(kind, top_layers=1)
     assert all(".1." in name for name in model.trained())
-    nudge(model)
+    nudged(model)
     below = frozen_states(model, TOKENS)
     assert below is not None
     torch.testing.assert_close(score(model, TOKENS, below=below).logprobs, score(model, TOKENS).logprobs)
@@ -373,7 +360,7 @@ def test_the_same_seed_draws_the_same_adapter_and_leaves_the_global_generator(ki
 @pytest.mark.parametrize("kind", ["adapter", "houlsby"])
 def test_adapters_take_dropout_and_lose_it(kind: str) -> None:
     model = tuned(kind, dropout=0.5)
-    nudge(model)
+    nudged(model)
     clean = logprobs(model)
     model.module.train()
     assert not torch.equal(logprobs(model), logprobs(model))

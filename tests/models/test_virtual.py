@@ -16,48 +16,24 @@ from transformers import (
     DynamicCache,
 )
 
-from proxtune.data.collate import collate
 from proxtune.errors import ConfigError, ModelError
 from proxtune.models.language_model import LanguageModel
-from proxtune.models.peft import VIRTUAL, TuningConfig, tune
+from proxtune.models.peft import VIRTUAL, tune
 from proxtune.models.rows import Rows
 from proxtune.models.score import row_states, score
 from proxtune.models.virtual import Virtual, taken_out
 from tests.tiny import ADAPTABLE, FAMILIES, WIDTH, letter_tokenizer, tiny_model
+from tests.tuned import TOKENS, K, each_virtual_kind, each_virtual_kind_and_family, logprobs, nudged, virtual_config
 
 pytestmark = pytest.mark.slow  # together they take longer than `make check` has
 
-TOKENS = collate([[5, 6], [7]], [[8, 9, 1], [10, 11, 12, 13]])
-K = 3
 CACHED = [family for family in ADAPTABLE if family != "own"]  # those with transformers' own memory
 
-each_kind = pytest.mark.parametrize("kind", VIRTUAL)
 each_family = pytest.mark.parametrize("family", FAMILIES)
-each_kind_and_family = pytest.mark.parametrize(
-    ("kind", "family"), [(kind, f) for kind in VIRTUAL for f in (ADAPTABLE if kind == "prefix" else FAMILIES)]
-)
-
-
-def logprobs(model: LanguageModel) -> Tensor:
-    with torch.no_grad():
-        return score(model, TOKENS).logprobs
-
-
-def config(kind: str, **more: Any) -> TuningConfig:
-    return TuningConfig(kind=kind, **{"virtual_tokens": K, **more})
 
 
 def tuned(kind: str, family: str = "llama", *, seed: int = 0) -> LanguageModel:
-    return tune(tiny_bert() if family == "bert" else tiny_model(family=family), config(kind), seed=seed)
-
-
-def nudged(model: LanguageModel, seed: int = 0) -> LanguageModel:
-    """Every weight that is trained is another, as after training."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.trained().values():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    return model
+    return tune(tiny_bert() if family == "bert" else tiny_model(family=family), virtual_config(kind), seed=seed)
 
 
 def tiny_bert() -> LanguageModel:
@@ -103,12 +79,12 @@ def test_fresh_slots_are_ordinary_words_before_the_text(family: str) -> None:
         torch.testing.assert_close(hidden(tuned("prefix", family), text), expected, rtol=0, atol=1e-5)
 
 
-@each_kind
+@each_virtual_kind
 def test_the_seed_draws_the_words_and_leaves_the_global_generator(kind: str) -> None:
     before = torch.get_rng_state()
-    one, same, other = (tune(tiny_model(), config(kind), seed=seed) for seed in (1, 1, 2))
+    one, same, other = (tune(tiny_model(), virtual_config(kind), seed=seed) for seed in (1, 1, 2))
     torch.set_rng_state(before)  # `tiny_model` seeds it
-    tune(one.frozen_copy(), config("lora"))
+    tune(one.frozen_copy(), virtual_config("lora"))
     assert torch.equal(torch.get_rng_state(), before)
     weights = [torch.cat([p.detach().flatten() for p in model.trained().values()]) for model in (one, same, other)]
     assert torch.equal(weights[0], weights[1])
@@ -169,7 +145,7 @@ def test_so_many_weights_are_trained_and_no_others(kind: str, family: str, weigh
     assert sum(weight.numel() for weight in tuned(kind, family).trained().values()) == weights
 
 
-@each_kind_and_family
+@each_virtual_kind_and_family
 def test_they_alone_are_trained_and_the_reference_is_the_model_that_the_run_began_with(kind: str, family: str) -> None:
     plain = tiny_model(family=family)
     base, weights = logprobs(plain), plain.module.state_dict()
@@ -204,11 +180,11 @@ def test_the_slots_are_back_after_an_error() -> None:
     assert torch.equal(logprobs(model), trained)
 
 
-@each_kind
+@each_virtual_kind
 @pytest.mark.parametrize("family", ["llama", "own", "gpt2"])
 def test_activations_that_are_computed_again_give_the_same_gradient(family: str, kind: str) -> None:
     def gradients(checkpointing: bool) -> list[Tensor]:
-        model = nudged(tune(tiny_model(family=family), config(kind, checkpointing=checkpointing)))
+        model = nudged(tune(tiny_model(family=family), virtual_config(kind, checkpointing=checkpointing)))
         model.module.train()
         (-score(model, TOKENS).logprobs.sum()).backward()
         return [p.grad for p in model.trained().values() if p.grad is not None]
@@ -230,7 +206,7 @@ def test_packed_rows_are_the_rows_alone(texts: list[list[int]], kind: str, famil
     torch.testing.assert_close(packed, torch.cat([hidden(model, text) for text in texts]), rtol=0, atol=1e-5)
 
 
-@each_kind
+@each_virtual_kind
 def test_the_slots_of_an_encoder_count_to_the_first_of_two_texts(kind: str) -> None:
     model = nudged(tuned(kind, "bert"))
     texts, second = [[5, 9, 2, 7], [8, 3]], [2, 1]
@@ -244,13 +220,13 @@ def test_the_slots_of_an_encoder_count_to_the_first_of_two_texts(kind: str) -> N
     assert (packed - plain).abs().max() > 0.01
 
 
-@each_kind
+@each_virtual_kind
 @pytest.mark.parametrize("family", ["llama", "bert"])
 def test_more_than_the_context_holds_are_refused(kind: str, family: str) -> None:
     model = tiny_bert() if family == "bert" else tiny_model(family=family)
     with pytest.raises(ModelError, match=r"tuning.virtual_tokens is 64, but the model's context is 64, .*set fewer"):
-        tune(model, config(kind, virtual_tokens=64))
-    assert tune(model, config(kind, virtual_tokens=63)).context == 1
+        tune(model, virtual_config(kind, virtual_tokens=64))
+    assert tune(model, virtual_config(kind, virtual_tokens=63)).context == 1
 
 
 def test_an_lstm_has_no_keys_and_values() -> None:
@@ -262,11 +238,11 @@ def test_layers_that_do_not_say_which_they_are_are_not_guessed_at() -> None:
     sizes = {"vocab_size": 30, "dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 64}
     model = LanguageModel(DistilBertModel(DistilBertConfig(**sizes)).eval(), letter_tokenizer())  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"do not say which they are, as tuning.kind=prefix needs; set tuning.kind=pr"):
-        tune(model, config("prefix"))
-    tune(model, config("prompt"))
+        tune(model, virtual_config("prefix"))
+    tune(model, virtual_config("prompt"))
 
 
-@each_kind
+@each_virtual_kind
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -277,7 +253,7 @@ def test_layers_that_do_not_say_which_they_are_are_not_guessed_at() -> None:
 )
 def test_combinations_that_cannot_work_are_refused(kind: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises((ValidationError, ConfigError), match=message.format(kind)):
-        config(kind, **options)
+        virtual_config(kind, **options)
 
 
 def test_rows_that_go_on_and_rows_that_begin_are_longer_by_as_much() -> None:

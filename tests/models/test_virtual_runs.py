@@ -1,21 +1,18 @@
 """Sampling, PPO, saving and a second run of models with virtual tokens."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from proxtune.algorithms.ppo import PPO
 from proxtune.algorithms.ppo_config import PPOConfig
-from proxtune.data.collate import collate
 from proxtune.errors import GenerationError, ModelError
 from proxtune.models.critic import CriticConfig, build_critic
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import ModelConfig, load, load_tokenizer
-from proxtune.models.peft import VIRTUAL, TuningConfig, tune
+from proxtune.models.peft import TuningConfig, tune
 from proxtune.models.score import frozen_states, score
 from proxtune.models.virtual import Virtual
 from proxtune.rollouts.collect import collect
@@ -24,40 +21,16 @@ from proxtune.rollouts.generate import generate
 from proxtune.rollouts.rollout import Rollout
 from proxtune.rollouts.sampling import SamplingConfig, row_uniforms
 from proxtune.training.optim import OptimConfig
-from tests.tiny import ADAPTABLE, FAMILIES, tiny_model
+from tests.tiny import tiny_model
+from tests.tuned import TOKENS, K, each_virtual_kind, each_virtual_kind_and_family, logprobs, nudged, virtual_config
 
 pytestmark = pytest.mark.slow  # together they take longer than `make check` has
 
-TOKENS = collate([[5, 6], [7]], [[8, 9, 1], [10, 11, 12, 13]])
 PROMPTS = [[5, 6], [7], [8, 9, 10, 11, 12, 13, 14], [20, 3, 4], [7], [9, 1, 9]]
-K = 3
-
-each_kind = pytest.mark.parametrize("kind", VIRTUAL)
-each_kind_and_family = pytest.mark.parametrize(
-    ("kind", "family"), [(kind, f) for kind in VIRTUAL for f in (ADAPTABLE if kind == "prefix" else FAMILIES)]
-)
-
-
-def logprobs(model: LanguageModel) -> Tensor:
-    with torch.no_grad():
-        return score(model, TOKENS).logprobs
-
-
-def config(kind: str, **more: Any) -> TuningConfig:
-    return TuningConfig(kind=kind, **{"virtual_tokens": K, **more})
 
 
 def tuned(kind: str, family: str = "llama") -> LanguageModel:
-    return tune(tiny_model(family=family), config(kind))
-
-
-def nudged(model: LanguageModel, seed: int = 0) -> LanguageModel:
-    """Every weight that is trained is another, as after training."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for weight in model.trained().values():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    return model
+    return tune(tiny_model(family=family), virtual_config(kind))
 
 
 def virtual(model: LanguageModel) -> Virtual:
@@ -73,7 +46,7 @@ def draw(model: LanguageModel, *, temperature: float = 1.0, plain: bool = False,
     return sample(model, PROMPTS, sampling, uniforms=uniforms, rows_at_once=rows_at_once)
 
 
-@each_kind_and_family
+@each_virtual_kind_and_family
 def test_rows_that_begin_while_others_go_on_are_answered_as_by_the_plain_sampler(kind: str, family: str) -> None:
     model = nudged(tuned(kind, family))
     plain = draw(model, temperature=0, plain=True)
@@ -83,14 +56,14 @@ def test_rows_that_begin_while_others_go_on_are_answered_as_by_the_plain_sampler
         torch.testing.assert_close(ours.logprobs, plain.logprobs, rtol=0, atol=1e-5)
 
 
-@each_kind_and_family
+@each_virtual_kind_and_family
 def test_log_probs_of_sampling_are_those_of_training(kind: str, family: str) -> None:
     model = nudged(tuned(kind, family))
     rollout = draw(model)
     torch.testing.assert_close(rollout.logprobs, score(model, rollout.tokens).logprobs, rtol=0, atol=1e-5)
 
 
-@each_kind
+@each_virtual_kind
 def test_a_prompt_that_fills_what_is_left_of_the_context_is_answered(kind: str) -> None:
     model = nudged(tuned(kind, "gpt2"))
     assert model.context == 64 - K
@@ -117,7 +90,7 @@ def test_a_prompt_is_read_once_for_all_its_samples_the_slots_with_it() -> None:
     assert read == [K + 2, 4]
 
 
-@each_kind_and_family
+@each_virtual_kind_and_family
 def test_before_anything_has_moved_the_ratio_is_1_and_the_kl_0_and_then_it_moves(kind: str, family: str) -> None:
     def count_a(_: list[str], responses: list[str]) -> list[float]:
         return [float(response.count("a")) for response in responses]
@@ -136,16 +109,16 @@ def test_before_anything_has_moved_the_ratio_is_1_and_the_kl_0_and_then_it_moves
     assert abs(again["kl/sequence"]) > 1e-5
 
 
-@each_kind
+@each_virtual_kind
 def test_a_critic_of_its_own_gets_slots_of_its_own(kind: str) -> None:
     policy = tiny_model()
-    critic = build_critic(policy, CriticConfig(kind="separate"), config(kind))
+    critic = build_critic(policy, CriticConfig(kind="separate"), virtual_config(kind))
     assert policy.virtual is None
     assert critic.trunk is not None
     assert all(name.startswith("virtual.") for name in critic.trunk.trained())
 
 
-@each_kind_and_family
+@each_virtual_kind_and_family
 def test_a_saved_folder_holds_them_beside_an_ordinary_model(kind: str, family: str, tmp_path: Path) -> None:
     model = nudged(tuned(kind, family))
     trained = logprobs(model)
@@ -192,7 +165,7 @@ def test_a_run_on_those_of_an_earlier_run_keeps_them_or_trains_them_on(first: st
     model = load(ModelConfig(name=str(tmp_path / "first")))
     earlier = logprobs(model)
     kind = second if second != "same" else "prefix" if first == "prefix" else "prompt"
-    tune(model, config(kind, rank=2, adapter_size=4))
+    tune(model, virtual_config(kind, rank=2, adapter_size=4))
     torch.testing.assert_close(logprobs(model), earlier, rtol=0, atol=1e-6)
     trains = any(name.startswith("virtual.") for name in model.trained())
     assert trains is (second in ("same", "full"))
@@ -207,7 +180,7 @@ def test_a_run_on_those_of_an_earlier_run_keeps_them_or_trains_them_on(first: st
     torch.testing.assert_close(logprobs(again), trained, rtol=0, atol=1e-4)
 
 
-@each_kind
+@each_virtual_kind
 def test_blocks_below_the_trained_ones_are_run_every_time(kind: str, tmp_path: Path) -> None:
     nudged(tuned(kind)).save(tmp_path)
     model = tune(load(ModelConfig(name=str(tmp_path))), TuningConfig(rank=2, top_layers=1))
@@ -227,4 +200,4 @@ def test_blocks_below_the_trained_ones_are_run_every_time(kind: str, tmp_path: P
 )
 def test_others_than_those_of_an_earlier_run_are_refused(kind: str, count: int, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        tune(tuned("prompt"), config(kind, virtual_tokens=count))
+        tune(tuned("prompt"), virtual_config(kind, virtual_tokens=count))
