@@ -1,12 +1,13 @@
 """`proxtune eval`: a run's model on held-out data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from proxtune import config as configs
 from proxtune.algorithms.reward_model import rating_scale, standardise
 from proxtune.data.records import Rated, Record
+from proxtune.data.sift import Duplicates
 from proxtune.data.sources import DataConfig, load, read
 from proxtune.data.template import encode, encode_preferences, encode_prompts, encode_rated
 from proxtune.errors import ConfigError
@@ -30,7 +31,7 @@ def evaluate_run(path: Path, data: Path | None = None, rewards: Sequence[str] = 
     """
     run = Run.open(path)
     config = configs.load(SCHEMAS[run.manifest()["command"]], [run.config_path])
-    records = _records(config.data, data, config.seed)
+    records = records_for(config.data, data, seed=config.seed)
     if isinstance(config, RewardRun):
         model = reward_model_of(str(path), config.model)
         limits: dict[str, Any] = {"max_length": model.max_length, "too_long": config.data.too_long}
@@ -52,10 +53,26 @@ def evaluate_run(path: Path, data: Path | None = None, rewards: Sequence[str] = 
     return mean_scores(lm, {"eval/score": reward, **judges}, prompts, config.rollout, seed=config.seed)
 
 
-def _records(config: DataConfig, data: Path | None, seed: int) -> list[Record]:
+def records_for(
+    config: DataConfig,
+    data: Path | None,
+    *,
+    seed: int,
+    columns: Mapping[str, str] | None = None,
+    duplicates: Duplicates = "drop",
+) -> list[Record]:
+    """The rows of `data`, read as a run of that config reads its own; without it, those that the run held out.
+
+    Raises ConfigError: it held none out.
+    """
     if data is not None:
         return read(
-            data, encoding=config.encoding, on_error=config.on_error, chat=config.chat, columns=config.columns
+            data,
+            encoding=config.encoding,
+            on_error=config.on_error,
+            chat=config.chat,
+            columns={**config.columns, **(columns or {})},
+            duplicates=duplicates,
         ).records
     _, held_out = load(config, seed=seed)
     if held_out is None:

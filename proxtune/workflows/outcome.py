@@ -13,7 +13,7 @@ from rich.table import Table as Grid
 
 from proxtune import config as configs
 from proxtune.data.records import Answered, Completion, Labelled, Record, Tagged, Text, content_key
-from proxtune.data.sources import DataConfig, load, read
+from proxtune.data.sources import DataConfig
 from proxtune.errors import ConfigError
 from proxtune.evaluation.metrics import Measure, paired
 from proxtune.evaluation.page import Tongue, write_comparison, write_page
@@ -27,6 +27,7 @@ from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import ModelConfig, resolve
 from proxtune.models.load import load as load_model
 from proxtune.runs import Run
+from proxtune.workflows.evaluate import records_for
 from proxtune.workflows.schemas import SFTRun
 
 SHORT = ("classes", "entities", "tags", "signatures")  # tables that a terminal shows
@@ -85,24 +86,15 @@ def _config_of(name: str) -> SFTRun | None:
 
 
 def records_of(model: Model, data: Path | None, columns: dict[str, str] | None = None) -> list[Record]:
-    """The rows of `data`, read as the run read its own; without it, those that the run held out.
+    """The rows of `data`, every one as often as it stands there; without it, those that the model's run held out.
 
     Raises ConfigError: there are none.
     """
+    if model.config is not None:
+        return records_for(model.config.data, data, seed=model.config.seed, columns=columns, duplicates="keep")
     if data is None:
-        held = load(model.config.data, seed=model.config.seed)[1] if model.config is not None else None
-        if held is None:
-            raise ConfigError(f"{model.name} holds no data out; pass --data FILE")
-        return held.records
-    given = model.config.data if model.config is not None else DataConfig(train=data)
-    return read(
-        data,
-        encoding=given.encoding,
-        on_error=given.on_error,
-        chat=given.chat,
-        columns={**given.columns, **(columns or {})},
-        duplicates="keep",
-    ).records
+        raise ConfigError(f"{model.name} is no run of proxtune sft, which holds data out; pass --data FILE")
+    return records_for(DataConfig(train=data), data, seed=0, columns=columns, duplicates="keep")
 
 
 def predict(
