@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from proxtune.algorithms.ppo import PPO
-from proxtune.algorithms.reward_model import RewardTrainer
-from proxtune.algorithms.sft import SFT
-from proxtune.algorithms.task import TaskTrainer
+from proxtune.algorithms.supervised import Supervised
 from proxtune.data.labels import AnswerExample, LabelExample, TagExample
 from proxtune.data.template import Example, PreferenceExample, PromptExample, RatedExample
 from proxtune.models.language_model import LanguageModel
@@ -37,10 +35,8 @@ class Shape(NamedTuple):
 def language_model(job: Job) -> LanguageModel:
     """The model that a job trains."""
     match job.algorithm:
-        case SFT(model=model):
-            return model
-        case RewardTrainer(model=model) | TaskTrainer(model=model):
-            return model.lm
+        case Supervised(parts=(lm, _)):
+            return lm
         case PPO(policy=policy):
             return policy
     raise AssertionError(type(job.algorithm))
@@ -49,10 +45,8 @@ def language_model(job: Job) -> LanguageModel:
 def trained_weights(job: Job) -> list[nn.Parameter]:
     """All weights that a job trains, heads and critic among them."""
     match job.algorithm:
-        case SFT(model=model):
-            return list(model.trained().values())
-        case RewardTrainer(model=model) | TaskTrainer(model=model):
-            return [*model.lm.trained().values(), *model.head.parameters()]
+        case Supervised(parts=(lm, head)):
+            return [*lm.trained().values(), *(head.parameters() if head is not None else ())]
         case PPO(policy=policy, critic=critic):
             return [*policy.trained().values(), *critic.trained().values()]
     raise AssertionError(type(job.algorithm))
@@ -110,6 +104,6 @@ def _rows_at_once(job: Job, batch: int) -> int:
     match job.algorithm:
         case PPO(config=config):
             return config.microbatch_size or config.minibatch_size
-        case SFT(config=config) | RewardTrainer(config=config) | TaskTrainer(config=config):
+        case Supervised(config=config):
             return (config.microbatch_size or config.batch_size) * batch // config.batch_size
     raise AssertionError(type(job.algorithm))
