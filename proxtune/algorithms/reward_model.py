@@ -65,7 +65,7 @@ class RewardTrainer(Supervised):
 
     Args:
         model: whose trunk has its weights to train marked (`models.peft.tune`).
-        total_steps: for the learning-rate schedule.
+        total_steps: for the learning-rate schedule; autocast: see `Supervised.begin`.
     """
 
     def __init__(
@@ -76,10 +76,12 @@ class RewardTrainer(Supervised):
         judgements: Judgements[Any] = PAIRS,
         optim: OptimConfig | None = None,
         total_steps: int = 0,
+        autocast: bool = False,
     ) -> None:
         self.model, self.config, self.judgements = model, config or RewardModelConfig(), judgements
         optim = optim or OptimConfig()
-        self.begin(optim, total_steps, head_rate=self.config.head_learning_rate or 5 * optim.learning_rate)
+        rate = self.config.head_learning_rate or 5 * optim.learning_rate
+        self.begin(optim, total_steps, head_rate=rate, autocast=autocast)
 
     @property
     def parts(self) -> tuple[LanguageModel, ScalarHead]:

@@ -27,7 +27,7 @@ class SFT(Supervised):
 
     Args:
         model: with the weights to train marked (`models.peft.tune`).
-        total_steps: of the run, for the learning-rate schedule.
+        total_steps: of the run, for the learning-rate schedule; autocast: see `Supervised.begin`.
     """
 
     def __init__(
@@ -37,9 +37,10 @@ class SFT(Supervised):
         *,
         optim: OptimConfig | None = None,
         total_steps: int = 0,
+        autocast: bool = False,
     ) -> None:
         self.model, self.config = model, config or SFTConfig()
-        self.begin(optim or OptimConfig(), total_steps)
+        self.begin(optim or OptimConfig(), total_steps, autocast=autocast)
 
     @property
     def parts(self) -> tuple[LanguageModel, None]:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
@@ -39,6 +40,7 @@ class Supervised(ABC):
     config: BatchConfig
     optimizer: Optimizer
     steps: int
+    autocast: bool
 
     @property
     @abstractmethod
@@ -57,8 +59,14 @@ class Supervised(ABC):
     def loss(self, examples: Sequence[Any], *, count: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over some examples of a batch and divided by `count`, and its stats likewise."""
 
-    def begin(self, optim: OptimConfig, total_steps: int, *, head_rate: float | None = None) -> None:
-        """Make the optimiser: the trunk's weights, and the head's at a rate of their own."""
+    def begin(
+        self, optim: OptimConfig, total_steps: int, *, head_rate: float | None = None, autocast: bool = False
+    ) -> None:
+        """Make the optimiser: the trunk's weights, and the head's at a rate of their own.
+
+        Args:
+            autocast: the matrix products of a step are made in bfloat16, the head's excepted; weights stay as they are.
+        """
         lm, head = self.parts
         groups = {"model": list(lm.trained().values()), "head": list(head.parameters()) if head is not None else []}
         self.optimizer = Optimizer(
@@ -70,7 +78,7 @@ class Supervised(ABC):
             patience=1,
         )
         lm.follow(self.optimizer.adam, total_steps)
-        self.steps = 0
+        self.steps, self.autocast = 0, autocast
 
     def step(self, batch: Sequence[Any]) -> Metrics:
         """One optimiser step over `batch`; the size of micro-batches changes no gradient."""
@@ -82,7 +90,8 @@ class Supervised(ABC):
         count, sums = self.count(batch), Tally()
         size = self.config.microbatch_size or len(batch)
         for start in range(0, len(batch), size):
-            loss, stats = self.loss(batch[start : start + size], count=count)
+            with torch.autocast(lm.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+                loss, stats = self.loss(batch[start : start + size], count=count)
             loss.backward()
             sums.add({"loss": loss.detach(), **stats})
         lm.regularise()

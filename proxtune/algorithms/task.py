@@ -18,7 +18,7 @@ class TaskTrainer(Supervised):
 
     Args:
         model: whose trunk has its weights to train marked (`models.peft.tune`).
-        total_steps: for the learning-rate schedule.
+        total_steps: for the learning-rate schedule; autocast: see `Supervised.begin`.
     """
 
     def __init__(
@@ -29,9 +29,11 @@ class TaskTrainer(Supervised):
         *,
         optim: OptimConfig | None = None,
         total_steps: int = 0,
+        autocast: bool = False,
     ) -> None:
         self.model, self.task, self.config = model, task, config or SFTConfig()
-        self.begin(optim or OptimConfig(), total_steps, head_rate=self.config.head_learning_rate)
+        rate = self.config.head_learning_rate
+        self.begin(optim or OptimConfig(), total_steps, head_rate=rate, autocast=autocast)
 
     @property
     def parts(self) -> tuple[LanguageModel, LinearHead]:

@@ -34,7 +34,8 @@ class ScalarHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [...]"""
-        out: Tensor = self.linear(hidden.float())
+        with torch.autocast(hidden.device.type, enabled=False):
+            out: Tensor = self.linear(hidden.float())
         return out.squeeze(-1)
 
 
@@ -86,7 +87,8 @@ class LinearHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., outputs]"""
-        out: Tensor = self.linear(self.dropout(hidden.float()))
+        with torch.autocast(hidden.device.type, enabled=False):
+            out: Tensor = self.linear(self.dropout(hidden.float()))
         return out
 
 

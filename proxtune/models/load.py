@@ -144,6 +144,15 @@ def device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
+def check_bfloat16(where: torch.device) -> None:
+    """Raises ModelError: a device that does not multiply in bfloat16 by itself, where autocast would gain nothing."""
+    if where.type != "cuda" or not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise ModelError(
+            f"training.autocast=bfloat16 got a model on the device {where.type}; expected a CUDA device that "
+            "multiplies in bfloat16 (NVIDIA's since Ampere), as elsewhere it gains nothing; set training.autocast=none"
+        )
+
+
 def resolve(name: str) -> str:
     """A name -> a model folder, or the hub id as it stands."""
     if name.startswith("bundled:"):

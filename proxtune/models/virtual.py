@@ -97,7 +97,7 @@ class Virtual(nn.Module):
 
 def _in_slots(x: Tensor, learned: Tensor, slots: Tensor) -> Tensor:
     """[·, N, d] with what is learned, [k, d] or [·, k, d], in the slots of each row."""
-    return x.index_copy(1, slots, learned.repeat(1, len(slots) // learned.shape[-2], 1))
+    return x.index_copy(1, slots, learned.to(x.dtype).repeat(1, len(slots) // learned.shape[-2], 1))
 
 
 def _keys_and_values(

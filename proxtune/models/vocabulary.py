@@ -43,6 +43,7 @@ def token_logprobs(hidden: Tensor, chosen: Tensor, head: Head, *, entropy: bool 
     Returns:
         ([N], [N]), both with their gradients.
     """
+    hidden = hidden.to(head.weight.dtype)  # under autocast a trunk may end in bfloat16
     return _TokenLogprobs.apply(hidden, head.weight, head.bias, chosen, head.cap, head.temperature, entropy)  # type: ignore[no-untyped-call]
 
 
@@ -77,6 +78,8 @@ class _TokenLogprobs(torch.autograd.Function):
             if keeps and entropy:
                 bends.append(_through(head, _entropy_slope(p, logits, entropies[-1]), bent))
         ctx.head, ctx.trains_head, ctx.entropy = head, trains_head, entropy
+        ctx.device = device = hidden.device.type
+        ctx.autocast = {"dtype": torch.get_autocast_dtype(device), "enabled": torch.is_autocast_enabled(device)}
         saved = (hidden, chosen) if trains_head else ()
         ctx.save_for_backward(*saved, *(torch.cat(x) for x in (slopes, bends) if x))
         found = torch.cat(logprobs)
@@ -85,32 +88,38 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, of_logprobs: Tensor, of_entropy: Tensor) -> tuple[Tensor | None, ...]:
-        head: Head = ctx.head
-        if not ctx.trains_head:
-            slopes, *bends = ctx.saved_tensors
-            grad = of_logprobs[:, None].to(slopes.dtype) * slopes
-            if bends:
-                grad += of_entropy[:, None].to(slopes.dtype) * bends[0]
-            return grad, None, None, None, None, None, None
-        hidden, chosen = ctx.saved_tensors
-        grads = [torch.zeros_like(head.weight), None if head.bias is None else torch.zeros_like(head.bias)]
-        of_hidden, begin = [], 0
-        for states, ids in _parts(head, hidden, chosen):
-            part = slice(begin, begin := begin + len(ids))
-            logits, bent = head.logits(states)
-            p, _, total = _exponentials(logits, keep=ctx.entropy)
-            p /= total
-            bend: Tensor | float = 0.0
-            if ctx.entropy:
-                logits -= total.log()
-                bend = of_entropy[part, None] * _entropy_slope(p, logits, _entropy(p, logits))
-            slope = _logprob_slope(p, ids).mul_(of_logprobs[part, None]).add_(bend)
-            raw = (slope if bent is None else slope * bent).div_(head.temperature).to(states.dtype)
-            of_hidden.append(raw @ head.weight)
-            grads[0].addmm_(raw.T, states)  # type: ignore[union-attr]
-            if grads[1] is not None:
-                grads[1] += raw.sum(0)
-        return torch.cat(of_hidden), grads[0], grads[1], None, None, None, None
+        with torch.autocast(ctx.device, **ctx.autocast):  # the logits are to be those of the forward pass
+            return _gradients(ctx, of_logprobs, of_entropy)
+
+
+def _gradients(ctx: Any, of_logprobs: Tensor, of_entropy: Tensor) -> tuple[Tensor | None, ...]:
+    """Those of the hidden states, and of the head's weights where it is trained."""
+    head: Head = ctx.head
+    if not ctx.trains_head:
+        slopes, *bends = ctx.saved_tensors
+        grad = of_logprobs[:, None].to(slopes.dtype) * slopes
+        if bends:
+            grad += of_entropy[:, None].to(slopes.dtype) * bends[0]
+        return grad, None, None, None, None, None, None
+    hidden, chosen = ctx.saved_tensors
+    grads = [torch.zeros_like(head.weight), None if head.bias is None else torch.zeros_like(head.bias)]
+    of_hidden, begin = [], 0
+    for states, ids in _parts(head, hidden, chosen):
+        part = slice(begin, begin := begin + len(ids))
+        logits, bent = head.logits(states)
+        p, _, total = _exponentials(logits, keep=ctx.entropy)
+        p /= total
+        bend: Tensor | float = 0.0
+        if ctx.entropy:
+            logits -= total.log()
+            bend = of_entropy[part, None] * _entropy_slope(p, logits, _entropy(p, logits))
+        slope = _logprob_slope(p, ids).mul_(of_logprobs[part, None]).add_(bend)
+        raw = (slope if bent is None else slope * bent).div_(head.temperature).to(states.dtype)
+        of_hidden.append(raw @ head.weight)
+        grads[0].addmm_(raw.T, states)  # type: ignore[union-attr]
+        if grads[1] is not None:
+            grads[1] += raw.sum(0)
+    return torch.cat(of_hidden), grads[0], grads[1], None, None, None, None
 
 
 def _parts(head: Head, hidden: Tensor, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt
@@ -37,6 +37,11 @@ class TrainingConfig(Section):
     )
     patience: PositiveInt | None = Field(
         3, description="evaluations in a row without a better one that end the run, where best_by says what is better"
+    )
+    autocast: Literal["none", "bfloat16"] = Field(
+        "none",
+        description="bfloat16: the passes of a step multiply in bfloat16, on a CUDA device; weights, heads and losses "
+        "stay float32 (sft, reward)",
     )
 
 

@@ -37,6 +37,7 @@ from proxtune.evaluation.tasks.writing import Writing
 from proxtune.models.critic import build_critic
 from proxtune.models.heads import LinearHead, RewardModel, ScalarHead, TaskModel
 from proxtune.models.language_model import LanguageModel, weight_hash
+from proxtune.models.load import check_bfloat16
 from proxtune.models.load import load as load_model
 from proxtune.models.peft import VIRTUAL, tune
 from proxtune.rewards.base import Reward
@@ -97,7 +98,7 @@ def sft_job(config: SFTRun) -> Job:
             evaluate = partial(_written, writing, model, held_out.records, held)
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
-    algorithm = SFT(model, config.sft, optim=config.optim, total_steps=steps)
+    algorithm = SFT(model, config.sft, optim=config.optim, total_steps=steps, autocast=_autocast(config, model))
     counts, best = _count(model), _best(config, held, notes)
     parts = (algorithm, batches, steps, model.save, evaluate, base, data, counts, notes)
     return Job("sft", config, *parts, held_out=held, best=best)
@@ -132,7 +133,8 @@ def _task_job(config: SFTRun) -> Job:
         evaluate = partial(evaluation, task, model, held_out.records, held, whole)
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
-    algorithm = TaskTrainer(model, task, config.sft, optim=config.optim, total_steps=steps)
+    autocast = _autocast(config, lm)
+    algorithm = TaskTrainer(model, task, config.sft, optim=config.optim, total_steps=steps, autocast=autocast)
     counts, best = _count(lm, head), _best(config, held, notes)
     parts = (algorithm, batches, steps, model.save, evaluate, base, data, counts, notes)
     return Job("sft", config, *parts, held_out=held, best=best)
@@ -176,7 +178,8 @@ def reward_job(config: RewardRun) -> Job:
     batches = Loader(examples, config.reward_model.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     judgements: Judgements[Any] = RATINGS if rated else PAIRS
-    algorithm = RewardTrainer(model, config.reward_model, judgements=judgements, optim=config.optim, total_steps=steps)
+    learning: dict[str, Any] = {"optim": config.optim, "total_steps": steps, "autocast": _autocast(config, lm)}
+    algorithm = RewardTrainer(model, config.reward_model, judgements=judgements, **learning)
     evaluate = partial(rating_fit if rated else pair_accuracy, model, held) if held else None
 
     def save(folder: Path) -> None:
@@ -317,6 +320,14 @@ def _model(config: RunConfig, records: Sequence[Record]) -> tuple[LanguageModel,
         config.model, corpus=(_text(record) for record in records), seed=derive_seed(config.seed, "weights")
     )
     return model, {"name": config.model.name, "hash": weight_hash(model.module)}
+
+
+def _autocast(config: RunConfig, model: LanguageModel) -> bool:
+    """Whether the passes of a step multiply in bfloat16. Raises ModelError: the model's device gains nothing by it."""
+    if config.training.autocast == "none":
+        return False
+    check_bfloat16(model.device)
+    return True
 
 
 def _text(record: Record) -> str:

@@ -38,6 +38,12 @@ class RunConfig(Section):
     tracking: TrackingConfig = Field(TrackingConfig(), description="where figures go besides the run's folder")
 
     def problems(self) -> list[tuple[str, str]]:
+        if self.training.autocast == "none" or self.model.dtype == "float32":
+            return []
+        message = f"keeps weights in float32, and model.dtype={self.model.dtype} makes them smaller; set one of the two"
+        return [("training.autocast", message)]
+
+    def _no_plateau(self) -> list[tuple[str, str]]:
         if self.optim.schedule != "plateau":
             return []
         message = "plateau follows the best evaluation, which proxtune sft alone looks for; set linear"
@@ -59,10 +65,10 @@ class SFTRun(RunConfig):
         return "eval/loss" if self.task.answers is None else f"eval/{HEADLINES[self.task.answers]}"
 
     def problems(self) -> list[tuple[str, str]]:
+        found = super().problems()
         if self.optim.schedule != "plateau":
-            return []
+            return found
         why = "optim.schedule=plateau lowers the rate by held-out figures, and none is measured on the way"
-        found = []
         if not self.training.eval_every:
             found.append(("training.eval_every", f"{why}; set it above 0"))
         if self.training.best_by is None:
@@ -78,6 +84,9 @@ class RewardRun(RunConfig):
     name: str = Field("reward", description="the run's folder is <runs>/<name>")
     reward_model: RewardModelConfig = Field(RewardModelConfig(), description="the algorithm")
 
+    def problems(self) -> list[tuple[str, str]]:
+        return super().problems() + self._no_plateau()
+
 
 class PPORun(RunConfig):
     """`proxtune ppo`."""
@@ -91,10 +100,16 @@ class PPORun(RunConfig):
     profile: bool = Field(False, description="measure where the time of the second step goes; shown, and in the report")
 
     def problems(self) -> list[tuple[str, str]]:
-        found = super().problems()
+        found = super().problems() + self._no_plateau()
         found += [(f"rollout.{key}", message) for key, message in training_problems(self.rollout)]
         if self.optim.layer_decay != 1:
             found.append(("optim.layer_decay", "PPO moves every block at one rate; set 1"))
+        if self.training.autocast != "none":
+            message = (
+                "PPO holds the log-probs of sampling against those of training, and a token is sampled at a time, for "
+                "which autocast would convert every weight anew; set training.autocast=none, or model.dtype=bfloat16"
+            )
+            found.append(("training.autocast", message))
         if self.tuning.dropout > 0:
             found.append(
                 ("tuning.dropout", "PPO needs the sampler and the trainer to be one function; set tuning.dropout=0")

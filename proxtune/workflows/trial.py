@@ -45,12 +45,14 @@ C = TypeVar("C", bound=RunConfig)
 def small(config: C, folder: Path) -> C:
     """The config with the first rows of its data, a small batch and short answers. All else is as configured.
 
-    Dropout is off, for two passes with it differ on purpose, and so are the warm-ups, in which little or nothing moves.
+    Dropout is off, for two passes with it differ on purpose, and so are autocast, whose rounding is larger than what is
+    looked for, and the warm-ups, in which little or nothing moves.
     """
     train = head(config.data.train, config.data.encoding, folder)
     data = {"train": train, "encoding": "auto", "eval": None, "eval_fraction": 0.0}
     batch = {"batch_size": ROWS, "microbatch_size": None}
     changes: dict[str, dict[str, Any]] = {"data": data, "tuning": {"dropout": 0.0}, "optim": {"warmup": 0.0}}
+    changes["training"] = {"autocast": "none"}
     if isinstance(config, SFTRun):
         changes["sft"] = batch
     elif isinstance(config, RewardRun):

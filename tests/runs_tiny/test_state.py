@@ -44,8 +44,12 @@ SAVED: dict[type, set[str]] = {
     RewardModel: {"lm", "head"},
 }
 DERIVED: dict[type, dict[str, str]] = {
-    SFT: {"config": "the run's config"},
-    RewardTrainer: {"config": "the run's config", "judgements": "follows from the data"},
+    SFT: {"config": "the run's config", "autocast": "the run's config"},
+    RewardTrainer: {
+        "config": "the run's config",
+        "autocast": "the run's config",
+        "judgements": "follows from the data",
+    },
     PPO: {
         "config": "the run's config",
         "critic_config": "the run's config",
