@@ -9,6 +9,9 @@ ProxtuneError
 ├── DivergedError              a loss or a gradient that is not finite; carries the figures of its step
 ├── RewardError                a reward that raised, or returned something that is not one number a response
 └── StoreError                 the store of human judgements
+    ├── StoreBusyError         it did not answer in time: try again
+    ├── StoreFullError         it cannot be written: no room, or read-only
+    └── ConflictError          somebody changed the same judgement meanwhile; carries how it stands now
 
 A message says what was given, what was expected and what to do. `assert` is for our own bugs only.
 """
@@ -54,3 +57,19 @@ class RewardError(ProxtuneError):
 
 class StoreError(ProxtuneError):
     """The store of human judgements."""
+
+
+class StoreBusyError(StoreError):
+    """The store did not answer in time; nothing was written."""
+
+
+class StoreFullError(StoreError):
+    """The store cannot be written; what was acknowledged before is safe."""
+
+
+class ConflictError(StoreError):
+    """A change of a judgement that has changed meanwhile; `current` is how it stands now."""
+
+    def __init__(self, message: str, current: object) -> None:
+        super().__init__(message)
+        self.current = current

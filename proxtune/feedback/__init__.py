@@ -1,0 +1,1 @@
+"""People's judgements: asked, kept, measured, exported. Never loads torch."""
