@@ -33,7 +33,8 @@ class TrainingConfig(Section):
     best_by: str | None = Field(
         "auto",
         description="held-out figure, as eval/loss, whose best step becomes the model, not the last step; auto: the "
-        "task's own in proxtune sft, none elsewhere; null: the last step",
+        "task's own in proxtune sft, eval/accuracy of pairs or eval/correlation of ratings in proxtune reward; null: "
+        "the last step, as always in proxtune ppo",
     )
     patience: PositiveInt | None = Field(
         3, description="evaluations in a row without a better one that end the run, where best_by says what is better"

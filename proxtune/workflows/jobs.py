@@ -52,7 +52,7 @@ from proxtune.workflows.rewards import (
     mean_scores,
     scorers,
 )
-from proxtune.workflows.schemas import PPORun, RewardRun, RunConfig, SFTRun
+from proxtune.workflows.schemas import PPORun, RewardRun, RunConfig, SFTRun, SupervisedRun
 
 
 @dataclass
@@ -99,7 +99,7 @@ def sft_job(config: SFTRun) -> Job:
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     algorithm = SFT(model, config.sft, optim=config.optim, total_steps=steps, autocast=_autocast(config, model))
-    counts, best = _count(model), _best(config, held, notes)
+    counts, best = _count(model), _best(config, config.headline, held, notes)
     parts = (algorithm, batches, steps, model.save, evaluate, base, data, counts, notes)
     return Job("sft", config, *parts, held_out=held, best=best)
 
@@ -135,14 +135,14 @@ def _task_job(config: SFTRun) -> Job:
     steps = _steps(config, batches)
     autocast = _autocast(config, lm)
     algorithm = TaskTrainer(model, task, config.sft, optim=config.optim, total_steps=steps, autocast=autocast)
-    counts, best = _count(lm, head), _best(config, held, notes)
+    counts, best = _count(lm, head), _best(config, config.headline, held, notes)
     parts = (algorithm, batches, steps, model.save, evaluate, base, data, counts, notes)
     return Job("sft", config, *parts, held_out=held, best=best)
 
 
-def _best(config: SFTRun, held: Sequence[Any], notes: list[str]) -> Best | None:
-    """What the saved model is chosen by: `training.best_by`, or the task's own figure."""
-    figure = config.headline if config.training.best_by == "auto" else config.training.best_by
+def _best(config: SupervisedRun, own: str, held: Sequence[Any], notes: list[str]) -> Best | None:
+    """What the saved model is chosen by: `training.best_by`, or the job's own figure."""
+    figure = own if config.training.best_by == "auto" else config.training.best_by
     if figure is None or not held:
         return None
     patience = config.training.patience
@@ -151,7 +151,7 @@ def _best(config: SFTRun, held: Sequence[Any], notes: list[str]) -> Best | None:
     return Best(figure, rises=rises(figure))
 
 
-def _how_often(config: SFTRun) -> str:
+def _how_often(config: SupervisedRun) -> str:
     every = config.training.eval_every
     return f"every {every} steps" if every else "once, at the end (set training.eval_every)"
 
@@ -175,6 +175,7 @@ def reward_job(config: RewardRun) -> Job:
     model = RewardModel(lm, head.to(lm.device), max_length=length)
     rated = train.format == "rated"
     examples, held = _judged(train, held_out, lm, length, config.data.too_long, notes)
+    best = _best(config, "eval/correlation" if rated else "eval/accuracy", held, notes)
     batches = Loader(examples, config.reward_model.batch_size, seed=config.seed)
     steps = _steps(config, batches)
     judgements: Judgements[Any] = RATINGS if rated else PAIRS
@@ -186,10 +187,8 @@ def reward_job(config: RewardRun) -> Job:
         normalise(model, held or examples, judgements=judgements)
         model.save(folder)
 
-    counts = _count(lm, head)
-    return Job(
-        "reward", config, algorithm, batches, steps, save, evaluate, base, data, counts, notes, held_out=held or ()
-    )
+    parts = (algorithm, batches, steps, save, evaluate, base, data, _count(lm, head), notes)
+    return Job("reward", config, *parts, held_out=held, best=best)
 
 
 def ppo_job(
@@ -263,14 +262,14 @@ def _check_room(config: PPORun, prompt: int, room: int | None) -> None:
 
 def _judged(
     train: Dataset, held_out: Dataset | None, lm: LanguageModel, length: int, too_long: TooLong, notes: list[str]
-) -> tuple[list[Any], list[Any] | None]:
+) -> tuple[list[Any], list[Any]]:
     """Pairs or rated answers to learn from, and the held-out ones; all ratings on the scale of those learnt from."""
     encode_all: Callable[..., tuple[list[Any], EncodeReport]] = (
         encode_rated if train.format == "rated" else encode_preferences
     )
     examples, report = encode_all(train.records, lm.tokenizer, max_length=length, too_long=too_long)
     notes.append(str(report))
-    held = None
+    held = list[Any]()
     if held_out is not None:
         held, report = encode_all(held_out.records, lm.tokenizer, max_length=length, too_long=too_long)
         notes.append(f"held out: {report}")

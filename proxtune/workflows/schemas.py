@@ -43,26 +43,9 @@ class RunConfig(Section):
         message = f"keeps weights in float32, and model.dtype={self.model.dtype} makes them smaller; set one of the two"
         return [("training.autocast", message)]
 
-    def _no_plateau(self) -> list[tuple[str, str]]:
-        if self.optim.schedule != "plateau":
-            return []
-        message = "plateau follows the best evaluation, which proxtune sft alone looks for; set linear"
-        return [("optim.schedule", message)]
 
-
-class SFTRun(RunConfig):
-    """`proxtune sft`."""
-
-    name: str = Field("sft", description="the run's folder is <runs>/<name>")
-    task: TaskConfig = Field(TaskConfig(), description="what is learnt of the rows")
-    sft: SFTConfig = Field(SFTConfig(), description="the algorithm")
-
-    @property
-    def headline(self) -> str:
-        """The figure of held-out data that tells models of this task apart."""
-        if self.task.kind != "language":
-            return f"eval/{TASKS[self.task.kind].headline}"
-        return "eval/loss" if self.task.answers is None else f"eval/{HEADLINES[self.task.answers]}"
+class SupervisedRun(RunConfig):
+    """A run that learns from given examples, and whose best evaluation may become the model."""
 
     def problems(self) -> list[tuple[str, str]]:
         found = super().problems()
@@ -78,14 +61,26 @@ class SFTRun(RunConfig):
         return found
 
 
-class RewardRun(RunConfig):
+class SFTRun(SupervisedRun):
+    """`proxtune sft`."""
+
+    name: str = Field("sft", description="the run's folder is <runs>/<name>")
+    task: TaskConfig = Field(TaskConfig(), description="what is learnt of the rows")
+    sft: SFTConfig = Field(SFTConfig(), description="the algorithm")
+
+    @property
+    def headline(self) -> str:
+        """The figure of held-out data that tells models of this task apart."""
+        if self.task.kind != "language":
+            return f"eval/{TASKS[self.task.kind].headline}"
+        return "eval/loss" if self.task.answers is None else f"eval/{HEADLINES[self.task.answers]}"
+
+
+class RewardRun(SupervisedRun):
     """`proxtune reward`."""
 
     name: str = Field("reward", description="the run's folder is <runs>/<name>")
     reward_model: RewardModelConfig = Field(RewardModelConfig(), description="the algorithm")
-
-    def problems(self) -> list[tuple[str, str]]:
-        return super().problems() + self._no_plateau()
 
 
 class PPORun(RunConfig):
@@ -100,7 +95,7 @@ class PPORun(RunConfig):
     profile: bool = Field(False, description="measure where the time of the second step goes; shown, and in the report")
 
     def problems(self) -> list[tuple[str, str]]:
-        found = super().problems() + self._no_plateau()
+        found = super().problems() + self._no_best()
         found += [(f"rollout.{key}", message) for key, message in training_problems(self.rollout)]
         if self.optim.layer_decay != 1:
             found.append(("optim.layer_decay", "PPO moves every block at one rate; set 1"))
@@ -131,4 +126,16 @@ class PPORun(RunConfig):
                     f"{clip} would make every summed log-likelihood below −{clip} alike; set ppo.reward_clip=null",
                 )
             )
+        return found
+
+    def _no_best(self) -> list[tuple[str, str]]:
+        """What would choose among evaluations, where it is not as it stands in every config."""
+        why = "PPO ends with its last step, for the reward rises with what the policy finds to exploit"
+        found = []
+        if self.training.best_by not in ("auto", None):
+            found.append(("training.best_by", f"{why}; set null"))
+        if self.training.patience not in (TrainingConfig.model_fields["patience"].default, None):
+            found.append(("training.patience", f"{why}, and no evaluation ends it; set null"))
+        if self.optim.schedule == "plateau":
+            found.append(("optim.schedule", f"{why}, and plateau follows the best evaluation; set linear"))
         return found

@@ -1,7 +1,9 @@
 """A reward model that learns from ratings: R is the mean of what people gave."""
 
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +27,7 @@ from proxtune.models.score import answer_rewards
 from proxtune.objectives import rating_loss
 from proxtune.training.optim import OptimConfig
 from proxtune.workflows.evaluate import evaluate_run
-from proxtune.workflows.jobs import reward_job
+from proxtune.workflows.jobs import Job, reward_job
 from proxtune.workflows.schemas import RewardRun
 from proxtune.workflows.train import execute
 from tests.tiny import tiny_model
@@ -108,3 +110,58 @@ def test_rated_rows_become_a_reward_model_by_command(tmp_path: Path) -> None:
     run = execute(job, console=Console(quiet=True))
     assert run.metrics()[-1]["eval/correlation"] > 0.9
     assert evaluate_run(run.path)["eval/correlation"] == pytest.approx(run.metrics()[-1]["eval/correlation"], abs=1e-3)
+
+
+def reward_of(tmp_path: Path, rows: list[dict[str, Any]], *options: str) -> Job:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [
+        "model.name=scratch:transformer",
+        "model.scratch={vocab_size: 300, layers: 1, hidden: 16, heads: 2, context: 64}",
+        "tuning.kind=full",
+        "optim={learning_rate: 1e-2, warmup: 0}",
+        "training={steps: 30, eval_every: 3, save_every: 0}",
+        f"data.train={tmp_path / 'rows.jsonl'}",
+        "data.eval_fraction=0.3",
+        f"runs={tmp_path}",
+    ]
+    return reward_job(configs.load(RewardRun, [], [*given, *options]))
+
+
+def by_chance(count: int = 30) -> list[dict[str, Any]]:
+    """Pairs of which nothing can be learnt: what is learnt by heart makes the held-out loss worse."""
+    rng = random.Random(3)
+    words = ["".join(rng.choices("abcdefgh", k=6)) for _ in range(3 * count)]
+    return [{"prompt": words[i], "chosen": words[i + 1], "rejected": words[i + 2]} for i in range(0, 3 * count, 3)]
+
+
+@pytest.mark.parametrize(("rated", "figure"), [(False, "eval/accuracy"), (True, "eval/correlation")])
+def test_the_model_is_chosen_by_accuracy_or_by_correlation_and_it_is_said_before(
+    rated: bool, figure: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": f"{i}", "response": "ab" * (i % 4 + 1), "rating": i % 4} for i in range(30)]
+    job = reward_of(tmp_path, rows if rated else by_chance())
+    assert job.best is not None
+    assert (job.best.figure, job.best.rises) == (figure, True)
+    said = f"the model will be that of the best {figure}, evaluated every 3 steps; 3 evaluations in a row without a "
+    assert any(note.startswith(said) for note in job.notes)
+    assert reward_of(tmp_path, by_chance(), "training.best_by=null").best is None
+    assert reward_of(tmp_path, by_chance(), "data.eval_fraction=0").best is None
+
+
+def test_the_best_evaluation_becomes_the_reward_model_and_worse_ones_end_the_run(tmp_path: Path) -> None:
+    run = execute(reward_of(tmp_path, by_chance(), "training.best_by=eval/loss"), console=Console(quiet=True))
+    losses = {row["step"]: row["eval/loss"] for row in run.metrics() if "eval/loss" in row}
+    best = min(losses, key=lambda step: losses[step])
+    assert run.manifest()["best"] == {"figure": "eval/loss", "step": best, "value": losses[best], "since": 3}
+    assert max(losses) == best + 9 < 30
+    accuracies = {row["step"]: row["eval/accuracy"] for row in run.metrics() if "eval/loss" in row}
+    found = evaluate_run(run.path)
+    assert found["eval/accuracy"] == accuracies[best] != accuracies[max(losses)]
+
+
+def test_a_plateau_lowers_the_rate_of_a_reward_model(tmp_path: Path) -> None:
+    options = ["training.best_by=eval/loss", "training.patience=null", "optim.schedule=plateau"]
+    run = execute(reward_of(tmp_path, by_chance(), *options), console=Console(quiet=True))
+    rates = [row["optim/learning_rate"] for row in run.metrics()]
+    assert rates[0] == 1e-2
+    assert rates[-1] <= 1e-2 / 4

@@ -334,12 +334,15 @@ PLATEAU = ["optim.schedule=plateau", "data.train=rows.jsonl", "training.eval_eve
         (SFTRun, ["training.eval_every=0"], r"training\.eval_every=0: .*none is measured on the way; set it above 0"),
         (SFTRun, ["training.best_by=null"], r"training\.best_by=\w+: .*; set auto"),
         (SFTRun, ["data.eval_fraction=0"], r"data\.eval: .*; give a file, or set data\.eval_fraction"),
+        (RewardRun, ["training.eval_every=0"], r"training\.eval_every=0: .*; set it above 0"),
+        (RewardRun, ["training.best_by=null"], r"training\.best_by=\w+: .*; set auto"),
         (
-            RewardRun,
+            PPORun,
             [],
-            r"optim\.schedule=\"plateau\": plateau follows the best evaluation, which proxtune sft alone looks for",
+            r"optim\.schedule=\"plateau\": PPO ends with its last step, .* plateau follows the best evaluation",
         ),
-        (PPORun, [], r"optim\.schedule=\"plateau\": plateau follows the best evaluation"),
+        (PPORun, ["training.best_by=eval/score"], r"training\.best_by=.*: PPO ends with its last .*; set null"),
+        (PPORun, ["training.patience=5"], r"training\.patience=5: PPO ends .*, and no evaluation ends it; set null"),
         (
             PPORun,
             ["optim.schedule=linear", "optim.layer_decay=0.9"],
@@ -352,6 +355,14 @@ def test_what_nothing_would_act_on_is_refused(schema: type[RunConfig], options: 
         load(schema, [], [*PLATEAU, *options])
 
 
+@pytest.mark.parametrize("schema", [SFTRun, RewardRun])
 @pytest.mark.parametrize("options", [[], ["data.eval_fraction=0", "data.eval=held_out.jsonl"]])
-def test_a_plateau_is_taken_where_something_is_evaluated(options: list[str]) -> None:
-    assert load(SFTRun, [], [*PLATEAU, *options]).optim.plateau_factor == 0.5
+def test_a_plateau_is_taken_where_something_is_evaluated(schema: type[RunConfig], options: list[str]) -> None:
+    assert load(schema, [], [*PLATEAU, *options]).optim.plateau_factor == 0.5
+
+
+def test_ppo_takes_what_stands_in_every_config_and_what_asks_for_the_last_step() -> None:
+    config = load(PPORun, [], ["data.train=rows.jsonl"])
+    whole = [f"{name}={json.dumps(section)}" for name, section in config.model_dump(mode="json").items()]
+    assert load(PPORun, [], whole) == config
+    assert load(PPORun, [], [*whole, "training.best_by=null", "training.patience=null"]).training.patience is None
