@@ -20,6 +20,7 @@ from proxtune.models.rows import Rows
 from proxtune.models.vocabulary import LOGITS_AT_ONCE
 from proxtune.rollouts.cache import memory_for
 from proxtune.rollouts.engine import ROWS_SAMPLED_AT_ONCE
+from proxtune.training.optim import OptimConfig
 from proxtune.workflows.jobs import Job
 from proxtune.workflows.machine import gib, resident
 from proxtune.workflows.shapes import Shape, language_model, shapes, trained_weights
@@ -108,8 +109,22 @@ def kept_by_autograd(job: Job, model: LanguageModel, shape: Shape) -> tuple[floa
 
 
 def checkpoint_bytes(job: Job) -> float:
-    """The size of one checkpoint: the trained weights and Adam's two moments of each."""
-    return 3.0 * sum(p.nbytes for p in trained_weights(job))
+    """The size of one checkpoint: the trained weights, and what the optimiser keeps of each."""
+    weights = trained_weights(job)
+    return sum(p.nbytes for p in weights) + moments(weights, job.config.optim)[2]
+
+
+def moments(weights: Sequence[Tensor], optim: OptimConfig) -> tuple[str, str, float]:
+    """What the optimiser keeps from step to step: (its name, how it is counted, bytes)."""
+    count, size = sum(p.numel() for p in weights), float(sum(p.nbytes for p in weights))
+    match optim.name:
+        case "sgd":
+            return "SGD's momentum", f"{count:,} numbers", size if optim.momentum else 0.0
+        case "adafactor":
+            kept = [p.numel() if p.ndim < 2 else p.numel() // p.shape[-1] + p.numel() // p.shape[-2] for p in weights]
+            bytes_ = sum(n * p.element_size() for n, p in zip(kept, weights, strict=True))
+            return "Adafactor's moments", f"{sum(kept):,} numbers: a row and a column of each matrix", float(bytes_)
+    return "Adam's moments", f"2 × {count:,} numbers", 2 * size
 
 
 def disk(job: Job) -> list[tuple[str, float]]:
@@ -131,9 +146,10 @@ def _training(job: Job, phases: tuple[str, ...]) -> list[Term]:
     trained = trained_weights(job)
     count, size = sum(p.numel() for p in trained), float(sum(p.nbytes for p in trained))
     width = round(size / max(count, 1))
+    name, how, kept = moments(trained, job.config.optim)
     return [
         Term("gradients", f"{count:,} trained weights × {width} bytes", (size,) * 3, ("update",)),
-        Term("Adam's moments", f"2 × {count:,} × {width} bytes", (2 * size,) * 3, phases),
+        Term(name, how, (kept,) * 3, phases),
     ]
 
 

@@ -3,15 +3,19 @@
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
+from torch import nn
 
 from proxtune import config as configs
 from proxtune.config import recipes
 from proxtune.rewards.base import FunctionReward
 from proxtune.runs import Run
 from proxtune.training.loop import fit
+from proxtune.training.optim import OptimConfig, Optimizer
 from proxtune.workflows import machine, memory
 from proxtune.workflows.dry_run import DryRun, dry_run
 from proxtune.workflows.jobs import Job, ppo_job, reward_job, sft_job
@@ -144,6 +148,37 @@ def test_adam_and_gradients_are_three_times_the_trained_weights(tmp_path: Path) 
     assert terms["gradients"] == (trained + head,) * 3
     assert terms["Adam's moments"] == (2 * (trained + head),) * 3
     assert memory.checkpoint_bytes(made) == 3 * (trained + head)
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "Adam's moments"),
+        ({"name": "sgd"}, "SGD's momentum"),
+        ({"name": "sgd", "momentum": 0.0}, "SGD's momentum"),
+        ({"name": "adafactor"}, "Adafactor's moments"),
+    ],
+    ids=str,
+)
+def test_what_the_optimiser_keeps_is_foretold_to_the_byte(options: dict[str, Any], name: str) -> None:
+    weights = [nn.Parameter(torch.randn(size)) for size in ((8, 5), (3, 4, 6), (7,))]
+    config = OptimConfig(**options)
+    optimizer = Optimizer({"model": weights}, config)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    optimizer.apply()
+    kept = [x for moment in optimizer.state()["moments"].values() for x in moment.values() if x is not None]
+    told, _, size = memory.moments(weights, config)
+    assert (told, size) == (name, sum(x.nbytes for x in kept if x.ndim))  # without the counts of steps
+
+
+def test_the_estimate_and_the_checkpoint_have_what_the_optimiser_keeps(tmp_path: Path) -> None:
+    write_data(tmp_path)
+    made = job("reward", tmp_path, "run")
+    made.config = made.config.model_copy(update={"optim": OptimConfig(name="sgd", momentum=0.0)})
+    terms = {term.name: term.sizes[1] for term in memory.estimate(made).terms}
+    assert {name for name in terms if "moment" in name} == set()
+    assert memory.checkpoint_bytes(made) == terms["gradients"]
 
 
 def test_logits_are_counted_on_response_tokens_alone(tmp_path: Path) -> None:
