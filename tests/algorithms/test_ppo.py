@@ -418,7 +418,10 @@ def test_the_kl_to_the_reference_is_in_the_rewards(monkeypatch: pytest.MonkeyPat
 # improve
 
 
-@pytest.mark.parametrize(("minibatch", "epochs"), [(8, 4), (4, 2), (1, 1)])
+@pytest.mark.parametrize(
+    ("minibatch", "epochs"),
+    [pytest.param(8, 4, marks=pytest.mark.slow), (4, 2), pytest.param(1, 1, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("microbatch", [None, 1])
 def test_optimiser_steps_are_epochs_times_minibatches(
     minibatch: int, epochs: int, microbatch: int | None, monkeypatch: pytest.MonkeyPatch

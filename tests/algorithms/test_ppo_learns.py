@@ -15,7 +15,10 @@ from tests.tiny import tiny_model
 PROMPTS = list("abcdefghijklmnop")
 FULL, LORA = (TuningConfig(kind="full"), 3e-3), (TuningConfig(rank=4), 1e-2)
 
-each_tuning = pytest.mark.parametrize(("tuning", "learning_rate"), [FULL, LORA], ids=["full", "lora"])
+each_tuning = pytest.mark.parametrize(
+    ("tuning", "learning_rate"),
+    [pytest.param(*FULL, marks=pytest.mark.slow, id="full"), pytest.param(*LORA, id="lora")],
+)
 
 
 def count_a(prompts: list[str], responses: list[str]) -> list[float]:

@@ -38,7 +38,7 @@ def refuse(prompts: list[str], responses: list[str]) -> list[float]:
     raise AssertionError("asked again")
 
 
-@pytest.mark.parametrize("critic", ["shared", "separate"])
+@pytest.mark.parametrize("critic", [pytest.param("shared", marks=pytest.mark.slow), "separate"])
 def test_a_replay_trains_on_the_saved_answers_to_the_same_bits(critic: str, tmp_path: Path) -> None:
     def parts(store: RolloutStore) -> dict[str, object]:
         return {"store": store} | (separate(LORA) if critic == "separate" else {})

@@ -53,7 +53,10 @@ def reward_trainer(tuning: TuningConfig) -> RewardTrainer:
 # Steps
 
 
-@pytest.mark.parametrize(("minibatch", "updates"), [(8, 2), (4, 4), (2, 8)])
+@pytest.mark.parametrize(
+    ("minibatch", "updates"),
+    [(8, 2), pytest.param(4, 4, marks=pytest.mark.slow), pytest.param(2, 8, marks=pytest.mark.slow)],
+)
 def test_trl_5645_optimiser_steps_are_epochs_times_minibatches(minibatch: int, updates: int) -> None:
     watch = watched(epochs=2, minibatch_size=minibatch, microbatch_size=2)
     watch.step()

@@ -153,7 +153,9 @@ def test_values_are_equal_in_both_samplers() -> None:
 
 
 @each_family
-@pytest.mark.parametrize("rows_at_once", [1, 2, 4])
+@pytest.mark.parametrize(
+    "rows_at_once", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_a_rows_tokens_do_not_depend_on_how_many_wait_for_a_place(family: str, rows_at_once: int) -> None:
     model = tiny_model(family=family)
     head = value_head(model)

@@ -139,7 +139,7 @@ def figures(path: Path) -> list[dict[str, Any]]:
     return [{k: x for k, x in row.items() if not k.startswith("time/")} for row in Run.open(path).metrics()]
 
 
-SLOW = {"ppo-lora-shared", "ppo-full-separate", "ppo-lstm"}
+SLOW = {"sft-full", "reward-full", "ppo-lora-shared", "ppo-full-separate", "ppo-lora-separate", "ppo-lstm"}
 
 
 @pytest.mark.parametrize(

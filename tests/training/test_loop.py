@@ -314,7 +314,9 @@ def test_a_run_that_is_over_stays_over(tmp_path: Path) -> None:
     assert [row["step"] for row in figures(tmp_path)] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("fails_at", [3, 4, 7, 10])  # the best step itself, and after it
+@pytest.mark.parametrize(  # the best step itself, and after it
+    "fails_at", [3, pytest.param(4, marks=pytest.mark.slow), 7, pytest.param(10, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("options", [{"patience": None}, {"patience": 7}, {"patience": None, "save_every": 0}])
 def test_tr1_a_run_killed_before_or_after_its_best_step_ends_with_the_same_model(
     fails_at: int, options: dict[str, Any], tmp_path: Path
