@@ -62,10 +62,15 @@ def evaluate(
 
 
 def _figures_of(name: str, data: Path | None, rewards: Sequence[str]) -> None:
+    from proxtune.evaluation.metrics import Interval
     from proxtune.workflows.evaluate import evaluate_run
 
-    for figure, value in evaluate_run(Path(name), data, rewards).items():
-        console.print(f"{figure:20} {value}", highlight=False)
+    figures = evaluate_run(Path(name), data, rewards)
+    for figure, value in figures.items():
+        shown = f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]" if isinstance(value, Interval) else value
+        console.print(f"{figure:20} {shown}", highlight=False, markup=False)
+    if any(isinstance(value, Interval) for value in figures.values()):
+        console.print("95% intervals: 1000 resamples of the rows", style="dim", highlight=False)
 
 
 @app.command(epilog="Example: proxtune predict runs/my-sft reviews.csv --column text=review --out said.jsonl")

@@ -76,6 +76,14 @@ def joined(*measures: Measure) -> Measure:
     return Measure(np.concatenate([measure.rows for measure in measures], axis=1), figures)
 
 
+def grouped(measure: Measure, keys: Sequence[str]) -> Measure:
+    """The same figures, where the rows of one key are one row, to be drawn together by the bootstrap."""
+    _, places = np.unique(keys, return_inverse=True)
+    rows = np.zeros((int(places.max()) + 1, measure.rows.shape[1]))
+    np.add.at(rows, places, measure.rows)
+    return Measure(rows, measure.figures)
+
+
 def paired(a: Measure, b: Measure, *, seed: int, resamples: int = 1000) -> dict[str, Difference]:
     """What b has more than a in each figure, on the same resamples of the rows (the paired bootstrap, Koehn 2004).
 

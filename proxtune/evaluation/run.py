@@ -1,12 +1,14 @@
 """Figures of a model on held-out data, and fresh answers to judge."""
 
-import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from proxtune.data.collate import collate_examples
 from proxtune.data.template import Example, PreferenceExample, PromptExample, RatedExample
+from proxtune.evaluation.metrics import Array, Measure, ratio
 from proxtune.models.heads import RewardModel
 from proxtune.models.language_model import LanguageModel, frozen
 from proxtune.models.score import ROWS_AT_ONCE, answer_rewards, pair_rewards, ratings_of, score
@@ -22,13 +24,24 @@ def likelihood(
     model: LanguageModel, examples: Sequence[Example], *, rows_at_once: int = ROWS_AT_ONCE
 ) -> dict[str, float]:
     """`eval/loss`, nats a response token over all of them, and `eval/perplexity`, its exponential."""
-    total, count = 0.0, 0
+    found = likelihoods(model, examples, rows_at_once=rows_at_once).values()
+    return {f"eval/{name}": value for name, value in found.items()}
+
+
+def likelihoods(model: LanguageModel, examples: Sequence[Example], *, rows_at_once: int = ROWS_AT_ONCE) -> Measure:
+    """The figures `loss` and `perplexity`; each example adds its −log p in nats, and its response tokens."""
+    rows = list[Tensor]()
     with frozen(model.module):
         for start in range(0, len(examples), rows_at_once):
             tokens = collate_examples(examples[start : start + rows_at_once]).to(model.device)
-            total -= float(score(model, tokens).logprobs.double().sum())
-            count += int(tokens.mask.sum())
-    return {"eval/loss": total / count, "eval/perplexity": math.exp(min(total / count, 700.0))}
+            surprise = -score(model, tokens).logprobs.double().sum(1)
+            rows.append(torch.stack([surprise, tokens.mask.sum(1)], dim=1).cpu())
+
+    def figures(sums: Array) -> dict[str, Array]:
+        loss = ratio(sums[..., 0], sums[..., 1])
+        return {"loss": loss, "perplexity": np.exp(np.minimum(loss, 700.0))}
+
+    return Measure(torch.cat(rows).numpy(), figures)
 
 
 def pair_accuracy(

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 
 from proxtune.errors import DataError
 from proxtune.evaluation import metrics
-from proxtune.evaluation.metrics import Interval, Measure, bootstrap_mean, means, paired, precision_recall_f1, ratio
+from proxtune.evaluation.metrics import (
+    Interval,
+    Measure,
+    bootstrap_mean,
+    grouped,
+    means,
+    paired,
+    precision_recall_f1,
+    ratio,
+)
 
 COUNTS = st.lists(st.integers(0, 3), min_size=3, max_size=3)
 
@@ -45,6 +54,17 @@ def test_intervals_shrink_with_the_root_of_the_number_of_rows() -> None:
     small, large = (of(draws(n)).intervals(seed=0)["mean"] for n in (100, 10_000))
     assert small.low <= small.mean <= small.high
     assert (small.high - small.low) / (large.high - large.low) == pytest.approx(10, rel=0.2)
+
+
+def test_what_is_grouped_has_the_same_figures_and_is_drawn_together() -> None:
+    values = draws(200)
+    four_times = Measure(np.repeat(of(values).rows, 4, axis=0), of(values).figures)
+    keys = [str(i) for i in range(200) for _ in range(4)]
+    once, alone, together = (m.intervals(seed=0)["mean"] for m in (of(values), four_times, grouped(four_times, keys)))
+    assert once.mean == alone.mean == pytest.approx(together.mean, abs=1e-12)
+    # four copies of a row tell no more than one: the interval of 800 rows is half as wide as that of 200 groups
+    assert together.high - together.low == pytest.approx(once.high - once.low, rel=0.15)
+    assert (together.high - together.low) / (alone.high - alone.low) == pytest.approx(2, rel=0.2)
 
 
 def test_few_draws_at_once_are_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:

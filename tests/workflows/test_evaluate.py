@@ -1,0 +1,50 @@
+"""`proxtune eval` of a run of proxtune sft that writes: its own figures, with intervals, on other rows too."""
+
+import json
+import re
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from proxtune import config as configs
+from proxtune.cli.app import app
+from proxtune.evaluation.metrics import Interval
+from proxtune.runs import Run
+from proxtune.workflows.evaluate import evaluate_run
+from proxtune.workflows.jobs import sft_job
+from proxtune.workflows.schemas import SFTRun
+from proxtune.workflows.train import execute
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("runs")
+    rows = [{"prompt": f"{i} and {i % 7}", "completion": "ab" * (i % 5 + 1)} for i in range(60)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [
+        "model.name=scratch:transformer",
+        "model.scratch={vocab_size: 300, layers: 1, hidden: 16, heads: 2, context: 64}",
+        "tuning.kind=full",
+        "training={steps: 5, save_every: 0}",
+        f"data.train={folder / 'rows.jsonl'}",
+        "data.eval_fraction=0.3",
+        f"runs={folder}",
+    ]
+    return execute(sft_job(configs.load(SFTRun, [], given)), console=Console(quiet=True))
+
+
+def test_loss_and_perplexity_are_those_of_training_and_have_intervals(run: Run) -> None:
+    found, logged = evaluate_run(run.path), run.metrics()[-1]
+    assert found.keys() == {"eval/loss", "eval/perplexity"}
+    for name, value in found.items():
+        assert isinstance(value, Interval)
+        assert value.mean == pytest.approx(logged[name], rel=1e-4)
+        assert value.low < value.mean < value.high
+
+
+def test_they_are_shown(run: Run) -> None:
+    result = CliRunner().invoke(app, ["eval", str(run.path)])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"eval/perplexity +[\d.]+ \[[\d.]+, [\d.]+\]", result.output)
+    assert "95% intervals: 1000 resamples of the rows" in result.output
