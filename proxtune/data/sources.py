@@ -140,12 +140,13 @@ def load(config: DataConfig, *, seed: int) -> tuple[Dataset, Dataset | None]:
     elif config.eval_fraction > 0:
         kept, held = split(train.records, config.eval_fraction, seed=seed)
         train, held_out = replace(train, records=kept), replace(train, records=held)
+    return in_turns(train, config), held_out and in_turns(held_out, config)
+
+
+def in_turns(data: Dataset, config: DataConfig) -> Dataset:
+    """A conversation once for each of its turns that `config.turns` names."""
     if config.turns == "last":
-        return train, held_out
-    return _in_turns(train), held_out and _in_turns(held_out)
-
-
-def _in_turns(data: Dataset) -> Dataset:
+        return data
     return replace(data, records=[turn for record in data.records for turn in every_turn(record)])
 
 

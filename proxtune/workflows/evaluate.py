@@ -8,7 +8,7 @@ from proxtune import config as configs
 from proxtune.algorithms.reward_model import rating_scale, standardise
 from proxtune.data.records import Rated, Record
 from proxtune.data.sift import Duplicates
-from proxtune.data.sources import DataConfig, load, read
+from proxtune.data.sources import DataConfig, in_turns, load, read
 from proxtune.data.template import encode, encode_preferences, encode_prompts, encode_rated
 from proxtune.errors import ConfigError
 from proxtune.evaluation.metrics import Interval, grouped
@@ -69,14 +69,15 @@ def records_for(
     Raises ConfigError: it held none out.
     """
     if data is not None:
-        return read(
+        whole = read(
             data,
             encoding=config.encoding,
             on_error=config.on_error,
             chat=config.chat,
             columns={**config.columns, **(columns or {})},
             duplicates=duplicates,
-        ).records
+        )
+        return in_turns(whole, config).records
     _, held_out = load(config, seed=seed)
     if held_out is None:
         raise ConfigError("the run held nothing out (no data.eval, data.eval_fraction=0); pass --data FILE")

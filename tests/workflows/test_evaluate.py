@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,10 +12,11 @@ from proxtune import config as configs
 from proxtune.cli.app import app
 from proxtune.evaluation.metrics import Interval
 from proxtune.runs import Run
-from proxtune.workflows.evaluate import evaluate_run
+from proxtune.workflows.evaluate import evaluate_run, records_for
 from proxtune.workflows.jobs import sft_job
 from proxtune.workflows.schemas import SFTRun
 from proxtune.workflows.train import execute
+from tests.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +50,36 @@ def test_they_are_shown(run: Run) -> None:
     assert result.exit_code == 0, result.output
     assert re.search(r"eval/perplexity +[\d.]+ \[[\d.]+, [\d.]+\]", result.output)
     assert "95% intervals: 1000 resamples of the rows" in result.output
+
+
+def chats(path: Path, count: int) -> Path:
+    """Conversations of two turns each, in letters."""
+    rows = []
+    for i in range(count):
+        said = ["abcdefgh"[i % 8], "yes" * (i % 3 + 1), "fedcba"[i % 6], "no" * (i % 4 + 1)]
+        turns = zip(("user", "assistant") * 2, said, strict=True)
+        rows.append({"messages": [{"role": role, "content": text} for role, text in turns]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_other_data_is_read_turn_by_turn_where_the_run_learnt_every_turn(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}. {% endfor %}"
+    model.save(tmp_path / "base")
+    held_out = chats(tmp_path / "held_out.jsonl", 9)
+    given = [
+        f"model.name={tmp_path / 'base'}",
+        "tuning.kind=full",
+        "training={steps: 2, save_every: 0}",
+        f"data.train={chats(tmp_path / 'train.jsonl', 20)}",
+        f"data.eval={held_out}",
+        "data.turns=all",
+        f"runs={tmp_path}",
+    ]
+    run = execute(sft_job(configs.load(SFTRun, [], given)), console=Console(quiet=True))
+    found = evaluate_run(run.path, held_out)
+    assert found == evaluate_run(run.path)
+    config = configs.load(SFTRun, [run.config_path]).data
+    assert len(records_for(config, held_out, seed=1)) == 18
+    assert len(records_for(config.model_copy(update={"turns": "last"}), held_out, seed=1)) == 9
