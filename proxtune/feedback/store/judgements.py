@@ -65,11 +65,12 @@ class Judgements:
             rows = connection.execute(select(judgements).where(mine).order_by(judgements.c.id.desc()).limit(count))
             return [_judgement(row) for row in rows]
 
-    def counts(self) -> dict[int, int]:
-        """Standing answers of each person."""
-        query = select(judgements.c.person, func.count()).where(judgements.c.latest, judgements.c.counts)
+    def counts(self, *, since: float = 0.0) -> dict[int, int]:
+        """Standing answers of each person, or those that were given since a time."""
+        stands = and_(judgements.c.latest, judgements.c.counts, judgements.c.at >= since)
+        query = select(judgements.c.person, func.count()).where(stands)
         with self._db.read() as connection:
-            return dict(connection.execute(query.group_by(judgements.c.person)).tuples())
+            return {row[0]: row[1] for row in connection.execute(query.group_by(judgements.c.person))}
 
     def all(self, *, batch: str | None = None, unjudged: bool = False) -> Iterator[Judged]:
         """Every item that was judged, in order, with the judgements that stand.
