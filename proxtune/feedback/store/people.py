@@ -4,6 +4,7 @@ Of an invitation and of a session the store keeps the SHA-256, so that whoever r
 """
 
 import hashlib
+import hmac
 import secrets
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -13,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from proxtune.errors import StoreError
 from proxtune.feedback.store.database import Database
-from proxtune.feedback.store.tables import audit, invites, leases, people, sessions
+from proxtune.feedback.store.tables import audit, invites, leases, people, sessions, settings
 
 Role: TypeAlias = Literal["annotator", "reviewer", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may
@@ -21,6 +22,7 @@ INVITED = 72 * 3600.0  # seconds that an invitation is good for
 IDLE = 12 * 3600.0  # seconds after which an unused session ends
 ABSOLUTE = 14 * 24 * 3600.0  # seconds after which any session ends
 SEEN = 60.0  # seconds between two notes that a session is in use
+PSEUDONYM_KEY = "pseudonym key"  # the setting that holds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,14 @@ class People:
     def all(self) -> list[Person]:
         with self._db.read() as connection:
             return [_person(row) for row in connection.execute(select(people).order_by(people.c.id))]
+
+    def pseudonyms(self) -> dict[int, str]:
+        """Another name for each person, for what leaves the store: the same in every export, copy and backup.
+
+        It is keyed with a secret of the store, so that whoever knows all people cannot tell who is who.
+        """
+        key = bytes.fromhex(self._pseudonym_key())
+        return {person.id: hmac.digest(key, str(person.id).encode(), "sha256").hex()[:12] for person in self.all()}
 
     def by_name(self, name: str) -> tuple[Person, str | None] | None:
         """A person and the hash of their password."""
@@ -151,6 +161,19 @@ class People:
         query = select(audit.c.at, audit.c.person, audit.c.what, audit.c.detail).order_by(audit.c.id.desc())
         with self._db.read() as connection:
             return [(row.at, row.person, row.what, row.detail) for row in connection.execute(query.limit(count))]
+
+    def _pseudonym_key(self) -> str:
+        query = select(settings.c.value).where(settings.c.name == PSEUDONYM_KEY)
+        with self._db.read() as connection:
+            known: str | None = connection.scalar(query)
+        if known is not None:
+            return known
+        with self._db.write() as connection:
+            known = connection.scalar(query)  # again: another may have made it before our turn
+            if known is None:
+                known = secrets.token_hex(32)
+                connection.execute(insert(settings).values(name=PSEUDONYM_KEY, value=known))
+        return known
 
     def _invited(self, connection: Connection, token: str) -> Role | None:
         query = select(invites.c.role).where(

@@ -119,13 +119,24 @@ audit = Table(
     Column("detail", JSON, nullable=False),
 )
 
+settings = Table(
+    "settings",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 
 def _first(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
+def _settings(connection: Connection) -> None:
+    settings.create(connection, checkfirst=True)  # a new store has it from the first migration
+
+
 # Applied in order, each once and in a transaction; what is listed is never changed, only added to.
-MIGRATIONS: Sequence[Callable[[Connection], None]] = (_first,)
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (_first, _settings)
 
 versions = Table("versions", MetaData(), Column("version", Integer, primary_key=True))
 
