@@ -1,8 +1,8 @@
 """Records with labels as token ids: all of it is given, nothing is written, and a head is to say the label."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from proxtune.data.records import Answered, Labelled, Record, Tagged, Text
 from proxtune.data.sources import TooLong
@@ -93,10 +93,12 @@ class Reading:
             at = [place for place in at if place < self.max_length - 1]
         return None if cut is None else (ids, at, cut)
 
-    def question(self, question: str, context: str) -> tuple[list[int], list[int], list[tuple[int, int]], bool] | None:
-        """(ids, places, the characters of each place, whether the context was cut), as `text`.
+    def question(self, question: str, context: str, *, overlap: int = 0) -> "Asked | None":
+        """A question with its context, which stands in windows where the two are too long together; None: left out.
 
-        The places are the first token, for no answer, and the tokens of the context.
+        Args:
+            overlap: tokens of the context that a window shares with the one before it, half a window at most. 0: there
+                is one window, and the rest of the context is cut, as `text` is.
         """
         given = (f"{question}\n{context}", None) if self.causal else (question, context)
         read: Any = self.tokenizer(
@@ -108,12 +110,20 @@ class Reading:
             start, skipped = start_ids(self.tokenizer), len(question) + 1
             ids, offsets = [*start, *ids], [(0, 0)] * len(start) + offsets
             part = [1 if end > skipped else None for _, end in offsets]
-        cut = self._is_cut(len(ids))
-        if cut:
-            ids = ids[: self.max_length] if self.causal else [*ids[: self.max_length - 1], ids[-1]]
-        inside = [i for i in range(len(ids) - (not self.causal)) if part[i] == 1]
+        inside = [i for i, which in enumerate(part) if which == 1]
+        end = inside[-1] + 1 if inside else len(ids) - (not self.causal)
+        head, of_context, tail = ids[: end - len(inside)], ids[end - len(inside) : end], ids[end:]
+        room, begins = max(0, self.max_length - len(head) - len(tail)), [0]
+        cut: bool | None = False
+        if overlap and room:
+            shared = min(overlap, room // 2)
+            begins = list(range(0, max(1, len(inside) - shared), room - shared))
+        else:
+            cut = self._is_cut(len(ids))
+        head = head[: self.max_length - len(tail)]
+        rows = [head + of_context[begin : begin + room] + tail for begin in begins]
         spans = [(max(0, offsets[i][0] - skipped), offsets[i][1] - skipped) for i in inside]
-        return None if cut is None else (ids, [0, *inside], [(0, 0), *spans], cut)
+        return None if cut is None else Asked(rows, begins, len(head), room, spans, cut)
 
     def _framed(self, text: str, pair: str | None, **limits: Any) -> tuple[list[int], int]:
         read: Any = self.tokenizer(text, pair, verbose=False, **limits)
@@ -205,6 +215,17 @@ def class_of(label: str, classes: dict[str, int]) -> int:
     return classes[label]
 
 
+class Asked(NamedTuple):
+    """A question as it is read, in one window or several."""
+
+    rows: list[list[int]]  # the ids of each window
+    begins: list[int]  # the token of the context that each begins with
+    first: int  # where that token stands in its row
+    room: int  # tokens of the context that a window holds
+    spans: list[tuple[int, int]]  # of each token of the context, in its characters
+    cut: bool  # whether there is more of it than was read
+
+
 @dataclass(frozen=True, slots=True)
 class AnswerExample:
     """A question and its context. A place among `at` is where an answer may begin or end; place 0 is for no answer."""
@@ -212,36 +233,48 @@ class AnswerExample:
     prompt_ids: list[int]
     at: list[int]
     spans: list[tuple[int, int]]  # of each place, in characters of the context
-    target: tuple[int, int]  # the places where the first answer begins and ends
+    target: tuple[int, int]  # the places where the first answer begins and ends; of a window without it, no answer
     where: str
+    more: tuple["AnswerExample", ...] = ()  # the other windows of the context
+
+    @property
+    def windows(self) -> list["AnswerExample"]:
+        """All of them."""
+        return [self, *self.more]
 
 
-def encode_answered(records: Iterable[Record], reading: Reading) -> tuple[list[AnswerExample], EncodeReport]:
-    """Questions as examples. "truncate" cuts the end of the context; a question whose answer goes with it is left out.
+def encode_answered(
+    records: Iterable[Record], reading: Reading, *, overlap: int = 0
+) -> tuple[list[AnswerExample], EncodeReport]:
+    """Questions as examples, one a window (`Reading.question`). One whose answer stands in none is left out.
 
     Raises DataError, naming the row: it is no question with a context, or is too long; or no row is kept.
     """
 
-    def example(record: Record) -> Encoded[AnswerExample] | None:
-        found = _question(record, reading)
-        if found is None:
+    def example(record: Record) -> Encoded[list[AnswerExample]] | None:
+        windows, cut = _question(record, reading, overlap)
+        if not windows or (answered(record).answers and all(window.target == (0, 0) for window in windows)):
             return None
-        made, cut = found
-        if made.target == (0, 0) and answered(record).answers:
-            return None
-        return Encoded(made, len(made.prompt_ids), cut)
+        return Encoded(windows, sum(len(window.prompt_ids) for window in windows), cut)
 
-    return encode_all(records, example, reading.max_length)
+    found, report = encode_all(records, example, reading.max_length)
+    examples = [window for windows in found for window in windows]
+    return examples, _in_windows(report, examples)
 
 
-def encode_questions(records: Iterable[Record], reading: Reading) -> tuple[list[AnswerExample], EncodeReport]:
-    """Questions that are still to be answered."""
+def encode_questions(
+    records: Iterable[Record], reading: Reading, *, overlap: int = 0
+) -> tuple[list[AnswerExample], EncodeReport]:
+    """Questions that are still to be answered, one example each, with all its windows."""
 
     def example(record: Record) -> Encoded[AnswerExample] | None:
-        found = _question(record, reading)
-        return found and Encoded(found[0], len(found[0].prompt_ids), found[1])
+        windows, cut = _question(record, reading, overlap)
+        if not windows:
+            return None
+        return Encoded(replace(windows[0], more=tuple(windows[1:])), sum(len(w.prompt_ids) for w in windows), cut)
 
-    return encode_all(records, example, reading.max_length)
+    examples, report = encode_all(records, example, reading.max_length)
+    return examples, _in_windows(report, [window for example in examples for window in example.windows])
 
 
 def answered(record: Record) -> Answered:
@@ -251,18 +284,27 @@ def answered(record: Record) -> Answered:
     return record
 
 
-def _question(record: Record, reading: Reading) -> tuple[AnswerExample, bool] | None:
-    """(the example, whether the context was cut); the target is no answer where the answer is not within reach."""
-    asked = answered(record)
-    read = reading.question(asked.question, asked.context)
-    if read is None:
-        return None
-    ids, at, spans, cut = read
-    target = (0, 0)
-    if asked.answers:
-        begin = asked.answers[0].begin
-        end = begin + len(asked.answers[0].text)
-        inside = [i for i, (b, e) in enumerate(spans) if i and b < end and e > begin]
-        if inside and (not cut or spans[-1][1] >= end):
-            target = (inside[0], inside[-1])
-    return AnswerExample(ids, at, spans, target, record.where), cut
+def _question(record: Record, reading: Reading, overlap: int) -> tuple[list[AnswerExample], bool]:
+    """(the windows, none where the row is left out; whether the context was cut)."""
+    given = answered(record)
+    asked = reading.question(given.question, given.context, overlap=overlap)
+    if asked is None:
+        return [], False
+    touched = list[int]()
+    if given.answers:
+        begin = given.answers[0].begin
+        end = begin + len(given.answers[0].text)
+        touched = [i for i, (b, e) in enumerate(asked.spans) if b < end and e > begin]
+    windows = []
+    for ids, first in zip(asked.rows, asked.begins, strict=True):
+        spans = asked.spans[first : first + asked.room]
+        holds = bool(touched) and first <= touched[0] and touched[-1] < first + len(spans)
+        target = (touched[0] - first + 1, touched[-1] - first + 1) if holds else (0, 0)
+        at = [0, *range(asked.first, asked.first + len(spans))]
+        windows.append(AnswerExample(ids, at, [(0, 0), *spans], target, record.where))
+    return windows, asked.cut
+
+
+def _in_windows(report: EncodeReport, windows: Sequence[AnswerExample]) -> EncodeReport:
+    longest = max(len(window.prompt_ids) for window in windows)
+    return replace(report, longest=longest, windows=len(windows) if len(windows) > report.kept else 0)

@@ -80,13 +80,15 @@ class EncodeReport:
     tokens: int  # of the kept ones
     longest: int
     max_length: int
+    windows: int = 0  # that long contexts were split into, with those that are whole; 0: nothing was split
 
     def __post_init__(self) -> None:
         assert self.read == self.kept + self.dropped
 
     def __str__(self) -> str:
+        windows = f"{self.windows} windows · " if self.windows else ""
         return (
-            f"encoded {self.read} = kept {self.kept} + dropped {self.dropped} · truncated {self.truncated} · "
+            f"encoded {self.read} = kept {self.kept} + dropped {self.dropped} · truncated {self.truncated} · {windows}"
             f"{self.tokens} tokens, longest {self.longest} of {self.max_length}"
         )
 

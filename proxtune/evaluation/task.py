@@ -6,7 +6,7 @@ Each kind is one class in one file of `tasks/`.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeAlias
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from proxtune.config import Section
@@ -40,6 +40,11 @@ class TaskConfig(Section):
         0.0, ge=0, lt=1, description="share of the target that is spread over all classes (classification and tagging)"
     )
     head_dropout: float = Field(0.1, ge=0, lt=1, description="dropout before the head, in training")
+    overlap: NonNegativeInt = Field(
+        64,
+        description="question_answering alone: a context that is too long is read in windows, each of which shares so "
+        "many tokens with the one before; 0: it is cut, as data.too_long says",
+    )
     answers: Written | None = Field(
         None, description="language alone: write an answer to each held-out prompt, greedily, and measure it as such"
     )
@@ -53,6 +58,8 @@ class TaskConfig(Section):
             found.append(("class_weights", f"task.kind={self.kind} has no classes to weigh; leave it out"))
         if self.answers and self.kind != "language":
             found.append(("answers", f"task.kind={self.kind} writes none; set null, or task.kind=language"))
+        if self.overlap != type(self).model_fields["overlap"].default and self.kind != "question_answering":
+            found.append(("overlap", f"task.kind={self.kind} reads no context in windows; leave it out"))
         if self.label_smoothing and not classes:
             found.append(("label_smoothing", f"task.kind={self.kind} has no classes to smooth over; set 0"))
         return found

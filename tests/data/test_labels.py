@@ -1,9 +1,20 @@
 """What a model reads of a labelled text, a sentence of words, or a question; and where each word stands in it."""
 
+from itertools import pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
-from proxtune.data.labels import Reading, encode_answered, encode_labelled, encode_tagged, encode_texts
+from proxtune.data.labels import (
+    Reading,
+    encode_answered,
+    encode_labelled,
+    encode_questions,
+    encode_tagged,
+    encode_texts,
+)
 from proxtune.data.records import Answered, Labelled, Span, Tagged, Text
 from proxtune.errors import DataError
 from tests.tiny import encoder_tokenizer, letter_tokenizer
@@ -72,6 +83,60 @@ def test_no_answer_is_the_first_place_and_an_answer_that_was_cut_off_leaves_its_
     examples, report = encode_answered([none, one], encoder(7, "truncate"))
     assert [example.target for example in examples] == [(0, 0)]
     assert (report.kept, report.dropped) == (1, 1)
+
+
+def test_a_long_context_stands_in_windows_that_overlap_and_those_without_the_answer_learn_that_there_is_none() -> None:
+    asked = Answered("abcdefgh", "c", (Span("ef", 4),), "here")
+    examples, report = encode_answered([asked], encoder(8), overlap=2)  # [CLS] c [SEP], four letters, [SEP]
+    assert [example.prompt_ids for example in examples] == [
+        [CLS, C, SEP, *letters, SEP] for letters in ([2, 3, 4, 5], [4, 5, 6, 7], [6, 7, 8, 9])
+    ]
+    assert [example.spans[1][0] for example in examples] == [0, 2, 4]
+    assert [example.target for example in examples] == [(0, 0), (3, 4), (1, 2)]
+    assert (report.read, report.kept, report.truncated, report.windows, report.longest) == (1, 1, 0, 3, 8)
+    assert "truncated 0 · 3 windows · 24 tokens, longest 8 of 8" in str(report)
+    [whole], _ = encode_questions([asked], encoder(8), overlap=2)
+    assert [window.prompt_ids for window in whole.windows] == [example.prompt_ids for example in examples]
+
+
+def test_an_answer_that_no_window_holds_leaves_its_question_out_and_so_may_a_question_without_room() -> None:
+    none, one = Answered("ab", "c", (), "here"), Answered("abcdefgh", "c", (Span("bcdefg", 1),), "there")
+    examples, report = encode_answered([none, one], encoder(8), overlap=2)
+    assert (len(examples), report.kept, report.dropped, report.windows) == (1, 1, 1, 0)
+    asked = Answered("ab", "abcdef", (), "here")
+    with pytest.raises(DataError, match=r"here: 11 tokens .* more than max_length 8"):
+        encode_questions([asked], encoder(8), overlap=2)
+    [cut], _ = encode_questions([asked], encoder(8, "truncate"), overlap=2)
+    assert (cut.prompt_ids, cut.at) == ([CLS, A, B, C, D, 6, 7, SEP], [0])
+
+
+@given(
+    count=st.integers(1, 40),
+    overlap=st.integers(1, 12),
+    length=st.integers(6, 16),
+    causal=st.booleans(),
+    data=st.data(),
+)
+def test_windows_cover_the_context_and_hold_every_answer_that_is_no_longer_than_the_overlap(
+    count: int, overlap: int, length: int, causal: bool, data: st.DataObject
+) -> None:
+    context = "".join("abcdefgh"[i % 8] for i in range(count))
+    reading = (decoder if causal else encoder)(length)
+    room = length - (2 if causal else 4)
+    size = data.draw(st.integers(1, min(count, overlap, room // 2)))
+    begin = data.draw(st.integers(0, count - size))
+    asked = Answered(context, "c", (Span(context[begin : begin + size], begin),), "here")
+    windows, _ = encode_answered([asked], reading, overlap=overlap)
+    seen = [[b for b, _ in window.spans[1:]] for window in windows]
+    assert sorted({b for window in seen for b in window}) == list(range(count))
+    shared = min(overlap, room // 2)
+    assert all(one[-shared:] == other[:shared] for one, other in pairwise(seen))
+    assert all(len(window.prompt_ids) <= length for window in windows)
+    held = [window for window in windows if window.target != (0, 0)]
+    assert held
+    for window in held:
+        first, last = window.target
+        assert (window.spans[first][0], window.spans[last][1]) == (begin, begin + size)
 
 
 def test_records_of_another_kind_are_named() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,38 +24,42 @@ LONGEST = 30  # tokens of an answer, as in BERT's SQuAD
 
 @dataclass(frozen=True)
 class QuestionAnswering:
-    """The head says of each token how well an answer begins there, and how well it ends there."""
+    """The head says of each token how well an answer begins there, and how well it ends there.
+
+    A context that is too long is read in windows that share `overlap` tokens, and the best span of all windows counts.
+    """
 
     kind: ClassVar[Kind] = "question_answering"
     headline: ClassVar[str] = "f1"
+    overlap: int = 0
 
     @classmethod
     def learn(
         cls,
         records: Sequence[Record],
         held_out: Sequence[Record],  # noqa: ARG003 (they have no names)
-        config: TaskConfig,  # noqa: ARG003 (nothing to set)
+        config: TaskConfig,
     ) -> Self:
         for record in records:
             answered(record)
-        return cls()
+        return cls(config.overlap)
 
     @classmethod
-    def restore(cls, meta: Mapping[str, Any]) -> Self:  # noqa: ARG003 (nothing is kept)
-        return cls()
+    def restore(cls, meta: Mapping[str, Any]) -> Self:
+        return cls(int(meta.get("overlap", 0)))  # models of before there were windows have none
 
     def meta(self) -> dict[str, Any]:
-        return {"kind": self.kind}
+        return {"kind": self.kind, "overlap": self.overlap}
 
     @property
     def outputs(self) -> int:
         return 2
 
     def encode(self, records: Sequence[Record], reading: Reading) -> tuple[list[AnswerExample], EncodeReport]:
-        return encode_answered(records, reading)
+        return encode_answered(records, reading, overlap=self.overlap)
 
     def read(self, records: Sequence[Record], reading: Reading) -> tuple[list[AnswerExample], EncodeReport]:
-        return encode_questions(records, reading)
+        return encode_questions(records, reading, overlap=self.overlap)
 
     def count(self, examples: Sequence[AnswerExample]) -> float:
         return float(len(examples))
@@ -71,21 +76,12 @@ class QuestionAnswering:
 
     def predict(self, model: TaskModel, examples: Sequence[AnswerExample]) -> list[Prediction]:
         """The best span of at most 30 tokens, or "" where no answer is likelier; `score` is how much better it is."""
-        found = list[Prediction]()
-        outputs = in_batches(model, examples, lambda part: _logits(model, part))
-        for example, logits in zip(examples, outputs, strict=True):
-            if len(logits) == 1:  # the question alone fills the row
-                found.append({"begin": 0, "end": 0, "score": 0.0})
-                continue
-            begin, end = logits.unbind(-1)
-            pairs = begin[1:, None] + end[None, 1:]
-            allowed = torch.ones_like(pairs, dtype=torch.bool).triu().tril(LONGEST - 1)
-            best = int(pairs.masked_fill(~allowed, float("-inf")).argmax())
-            first, last = divmod(best, len(pairs))
-            score = float(pairs[first, last] - begin[0] - end[0])
-            span = (example.spans[first + 1][0], example.spans[last + 1][1]) if score > 0 else (0, 0)
-            found.append({"begin": span[0], "end": span[1], "score": score})
-        return found
+        windows = [window for example in examples for window in example.windows]
+        outputs = iter(in_batches(model, windows, lambda part: _logits(model, part)))
+        return [
+            max((_best(window, next(outputs)) for window in example.windows), key=itemgetter("score"))
+            for example in examples
+        ]
 
     def measure(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> Measure:
         gold = [[answer.text for answer in answered(record).answers] for record in records]
@@ -98,6 +94,19 @@ class QuestionAnswering:
             for asked, row in shown
         ]
         return [Table("first rows", ("row", "question", "true", "said"), rows)]
+
+
+def _best(window: AnswerExample, logits: Tensor) -> Prediction:
+    """The best span of a window, by its logits [places, 2]; the score is against that of no answer there."""
+    if len(logits) == 1:  # the question alone fills the row
+        return {"begin": 0, "end": 0, "score": 0.0}
+    begin, end = logits.unbind(-1)
+    pairs = begin[1:, None] + end[None, 1:]
+    allowed = torch.ones_like(pairs, dtype=torch.bool).triu().tril(LONGEST - 1)
+    first, last = divmod(int(pairs.masked_fill(~allowed, float("-inf")).argmax()), len(pairs))
+    score = float(pairs[first, last] - begin[0] - end[0])
+    span = (window.spans[first + 1][0], window.spans[last + 1][1]) if score > 0 else (0, 0)
+    return {"begin": span[0], "end": span[1], "score": score}
 
 
 def said(record: Record, prediction: Prediction) -> str:
