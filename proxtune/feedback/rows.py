@@ -54,12 +54,13 @@ def prompt_of(item: Item) -> str | list[dict[str, str]]:
 def _better(votes: Sequence[float], policy: Policy) -> int:
     """1 where the first of two answers is the better one (votes > 0), −1 where the second, 0 where neither."""
     if policy == "mean":
-        return _sign(fmean(votes))
-    (side, most), *others = Counter(map(_sign, votes)).most_common()
+        return sign(fmean(votes))
+    (side, most), *others = Counter(map(sign, votes)).most_common()
     return side if not others or most > others[0][1] else 0
 
 
-def _sign(number: float) -> int:
+def sign(number: float) -> int:
+    """−1, 0 or 1."""
     return (number > 0) - (number < 0)
 
 
@@ -82,7 +83,7 @@ def _pairs(item: Item, said: Sequence[Judgement], policy: Policy) -> Iterator[_P
     for first, second in combinations(range(len(item.candidates)), 2):
         if ranked:
             ranks = [body.ranks for body in _bodies(said, RankingBody)]
-            votes = [_sign(rank[second] - rank[first]) for rank in ranks]
+            votes = [sign(rank[second] - rank[first]) for rank in ranks]
         else:
             votes = [0 if body.both_bad else body.preference for body in _bodies(said, PairBody)]
         side = _better(votes, policy)
@@ -90,7 +91,7 @@ def _pairs(item: Item, said: Sequence[Judgement], policy: Policy) -> Iterator[_P
             yield TIED
             continue
         chosen, rejected = (first, second) if side > 0 else (second, first)
-        agreement = _share([_sign(vote) == side for vote in votes])
+        agreement = _share([sign(vote) == side for vote in votes])
         yield _Pair(chosen, rejected, max(0.0, side * fmean(votes)), agreement)
 
 
