@@ -13,7 +13,7 @@
 | prompt            | prompt                                                            | Prompt     |
 | relation          | text, head, tail, relation                                        | Labelled   |
 | text/label        | text, or a pair of texts, with label or labels                    | Labelled   |
-| text              | text                                                              | Text       |
+| text              | text, or a pair of texts that is still to be labelled             | Text       |
 
 The first line of the table that fits a row decides. Keys that a format does not name become the record's `columns`.
 A message is {"role", "content"} or {"from", "value"}. Scores are a number or a list of numbers, tokens and tags
@@ -114,7 +114,7 @@ def _unrated(row: Row) -> Format:
         return "relation"
     if text_keys(row) and any(key in keys for key in LABELS):
         return "text/label"
-    if "text" in keys:
+    if text_keys(row):
         return "text"
     found = ", ".join(map(repr, row)) or "none"
     raise MalformedRowError(f"no known format has the keys found ({found}); the formats are {', '.join(FORMATS)}")
@@ -145,7 +145,9 @@ def parse(row: Row, kind: Format, where: str, *, chat: bool = False) -> Record:
         case "tokens/tags" | "context/question" | "relation" | "text/label":
             return MARKED[kind](row, where)
         case "text":
-            return Text(string_of(row, "text"), where, others(row, "text"))
+            texts = text_keys(row) or ("text",)
+            text, *pair = (string_of(row, name) for name in texts)
+            return Text(text, where, others(row, *texts), pair[0] if pair else None)
 
 
 def _rated(row: Row, where: str, chat: bool) -> Rated:
@@ -155,8 +157,10 @@ def _rated(row: Row, where: str, chat: bool) -> Rated:
     match record:
         case Completion(prompt, completion):
             return Rated(prompt, completion, scores, where, record.columns)
-        case Text(text):
+        case Text(text, pair=None):
             return Rated("", text, scores, where, record.columns)
+        case Text():
+            raise MalformedRowError(f"{key}: got scores of a pair of texts, whose number is a label; name it so")
     raise MalformedRowError(f"got scores for a row of format {kind}, expected one of {', '.join(RATABLE)}")
 
 

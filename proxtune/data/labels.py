@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from proxtune.data.cells import MalformedRowError
+from proxtune.data.marked import with_markers
 from proxtune.data.records import Answered, Labelled, Record, Tagged, Text
 from proxtune.data.sources import TooLong
 from proxtune.data.template import Encoded, EncodeReport, encode_all, encode_text, room_for
@@ -170,18 +172,25 @@ def encode_labelled(
 
 
 def encode_texts(records: Iterable[Record], reading: Reading) -> tuple[list[LabelExample[None]], EncodeReport]:
-    """Texts that are still to be labelled."""
+    """Texts that are still to be labelled; one with `head` and `tail` among its columns is read as a relation is."""
 
     def example(record: Record) -> Encoded[LabelExample[None]] | None:
         if not isinstance(record, Labelled | Text):
             raise DataError(f"got a {type(record).__name__.lower()}, expected a text")
-        pair = record.pair if isinstance(record, Labelled) else record.columns.get("text_pair")
-        if record.columns.keys() >= {"head", "tail"} and isinstance(record, Text):
-            raise DataError("a text with head and tail, and no relation; give `relation` any label")
-        read = reading.text(record.text, pair)
+        read = reading.text(_to_read(record), record.pair)
         return read and Encoded(LabelExample(read[0], read[1], None, record.where), len(read[0]), read[2])
 
     return encode_all(records, example, reading.max_length)
+
+
+def _to_read(record: Labelled | Text) -> str:
+    """Raises DataError: a span of a relation is not within the text."""
+    if isinstance(record, Labelled) or not record.columns.keys() >= {"head", "tail"}:
+        return record.text
+    try:
+        return with_markers({**record.columns, "text": record.text})
+    except MalformedRowError as error:
+        raise DataError(f"a relation to be named: {error}") from error
 
 
 def encode_tagged(

@@ -60,7 +60,15 @@ def _label(row: Row, key: str) -> str | int | float | tuple[str, ...]:
 
 
 def relation(row: Row, where: str) -> Labelled:
-    """A sentence with markers around two spans, `@ head @` and `# tail #`, and their relation as its label.
+    """A sentence with its two spans marked, and their relation as its label. Raises MalformedRowError."""
+    label = string_of(row, "relation")
+    if not label.strip():
+        raise MalformedRowError("relation: got an empty string, expected a name")
+    return Labelled(with_markers(row), label, where, others(row, "relation"))
+
+
+def with_markers(row: Row) -> str:
+    """The text of a row with markers around two spans, `@ head @` and `# tail #`.
 
     These are the markers that need no new token (Zhou and Chen 2021, arXiv 2102.01373, table 1: "entity marker
     (punct)"). Raises MalformedRowError: a span is not within the text, or overlaps the other.
@@ -74,10 +82,7 @@ def relation(row: Row, where: str) -> Labelled:
     for begin, end, mark in spans:
         marked += f"{text[done:begin]}{mark} {text[begin:end]} {mark}"
         done = end
-    label = string_of(row, "relation")
-    if not label.strip():
-        raise MalformedRowError("relation: got an empty string, expected a name")
-    return Labelled(marked + text[done:], label, where, others(row, "relation"))
+    return marked + text[done:]
 
 
 def _offsets(row: Row, key: str, text: str) -> tuple[int, int]:

@@ -19,11 +19,12 @@ PromptLike: TypeAlias = str | tuple[Message, ...]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text to learn as it stands."""
+    """Text to learn as it stands, or to be labelled, as a pair of texts always is."""
 
     text: str
     where: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict)
+    pair: str | None = None  # the second text
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def every_turn(record: Record) -> list[Record]:
 def emptiness(record: Record) -> str | None:
     """Why nothing can be learnt from a record that is well formed; None if something can."""
     match record:
-        case Labelled(text, pair=str(pair)) if text.strip() and not pair.strip():
+        case Labelled(text, pair=str(pair)) | Text(text, pair=str(pair)) if text.strip() and not pair.strip():
             return "empty second text"
         case Text(text) | Labelled(text):
             return None if text.strip() else "empty text"
@@ -172,7 +173,7 @@ def prompt_key(record: Record) -> str:
 def text_of(record: Text | Labelled | Tagged | Answered) -> str:
     """All that is read of a record without a prompt, a space between two texts."""
     match record:
-        case Labelled(text, pair=str(pair)):
+        case Labelled(text, pair=str(pair)) | Text(text, pair=str(pair)):
             return f"{text} {pair}"
         case Answered(context, question):
             return f"{question} {context}"

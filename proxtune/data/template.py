@@ -168,6 +168,8 @@ def encode(
         match record:
             case Completion(prompt, completion) | Rated(prompt, completion):
                 prompt_ids, response_ids = encode_completion(tokenizer, prompt, completion, stops=stops)
+            case Text(pair=str()):
+                raise DataError("got two texts without a label, of which nothing is learnt; expected a label")
             case Text(text) | Labelled(text):
                 prompt_ids, response_ids = encode_text(tokenizer, text, stops=stops)
             case _:

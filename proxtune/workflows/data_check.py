@@ -239,7 +239,7 @@ def _check_tags(checked: Checked, record: Tagged) -> None:
 
 def _characters(record: Record) -> dict[str, int]:
     match record:
-        case Labelled(text, pair=str(pair)):
+        case Labelled(text, pair=str(pair)) | Text(text, pair=str(pair)):
             return {"first text": len(text), "second text": len(pair)}
         case Text() | Labelled() | Tagged():
             return {"text": len(record.text)}

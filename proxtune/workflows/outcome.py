@@ -134,8 +134,8 @@ def rows_of(result: Outcome) -> Iterator[dict[str, Any]]:
     for record, prediction in zip(result.records, result.predictions, strict=True):
         row: dict[str, Any] = {"where": record.where}
         match record:
-            case Labelled(text, label):
-                row |= {"text": text, **({"text_pair": record.pair} if record.pair is not None else {}), "true": label}
+            case Labelled(text, label, pair=pair):
+                row |= {"text": text, **({"text_pair": pair} if pair is not None else {}), "true": label}
             case Tagged(tokens, tags):
                 row |= {"tokens": tokens, **({"true": tags} if tags else {})}
                 row["entities"] = named(record, prediction["tags"])
@@ -143,8 +143,8 @@ def rows_of(result: Outcome) -> Iterator[dict[str, Any]]:
                 row |= {"question": question, "true": [a.text for a in answers], "answer": said(record, prediction)}
             case Completion(prompt, completion):
                 row |= {"prompt": prompt if isinstance(prompt, str) else prompt[-1].content, "true": completion}
-            case Text(text):
-                row["text"] = text
+            case Text(text, pair=pair):
+                row |= {"text": text, **({"text_pair": pair} if pair is not None else {})}
         yield row | prediction
 
 

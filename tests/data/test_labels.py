@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertTokenizerFast
 
+from proxtune.data.formats import MalformedRowError, detect, parse
 from proxtune.data.labels import (
     Reading,
     encode_answered,
@@ -16,6 +17,7 @@ from proxtune.data.labels import (
     encode_texts,
 )
 from proxtune.data.records import Answered, Labelled, Span, Tagged, Text
+from proxtune.data.template import encode
 from proxtune.errors import DataError
 from tests.tiny import encoder_tokenizer, letter_tokenizer
 
@@ -165,8 +167,26 @@ def test_an_answer_whose_end_has_no_token_is_kept() -> None:
     assert example.target == (1, 1)
 
 
-def test_an_unlabelled_pair_is_read_as_a_pair_and_an_unlabelled_relation_is_refused() -> None:
-    [example] = encode_texts([Text("ab", "", {"text_pair": "c"})], encoder())[0]
-    assert example.prompt_ids == [CLS, A, B, SEP, C, SEP]
-    with pytest.raises(DataError, match="give `relation` any label"):
-        encode_texts([Text("ab", "", {"head": [0, 1], "tail": [1, 2]})], encoder())
+@pytest.mark.parametrize("keys", [("text", "text_pair"), ("sentence1", "sentence2"), ("premise", "hypothesis")])
+def test_a_pair_is_read_alike_with_a_label_and_without(keys: tuple[str, str]) -> None:
+    row = dict(zip(keys, ("ab", "c"), strict=True))
+    records = [parse(given, detect(given), "here") for given in (row, {**row, "label": "x"})]
+    assert [example.prompt_ids for example in encode_texts(records, encoder())[0]] == [[CLS, A, B, SEP, C, SEP]] * 2
+
+
+def test_a_relation_is_read_alike_with_its_name_and_without() -> None:
+    row = {"text": "ab cd", "head": [3, 5], "tail": [0, 2]}
+    records = [parse(given, detect(given), "here") for given in (row, {**row, "relation": "x"})]
+    one, other = encode_texts(records, encoder())[0]
+    assert one.prompt_ids == other.prompt_ids
+    assert len(one.prompt_ids) == 2 + len("# ab # @ cd @")
+    with pytest.raises(DataError, match=r"here: a relation to be named: tail: .* expected \[begin, end\)"):
+        encode_texts([Text("ab", "here", {"head": [0, 1], "tail": [1, 9]})], encoder())
+
+
+def test_a_pair_without_a_label_is_nothing_to_learn_and_has_no_scores() -> None:
+    row = {"sentence1": "ab", "sentence2": "c"}
+    with pytest.raises(DataError, match="two texts without a label, of which nothing is learnt"):
+        encode([parse(row, "text", "here")], DECODER, max_length=9)
+    with pytest.raises(MalformedRowError, match="rating: got scores of a pair of texts, whose number is a label"):
+        parse({**row, "rating": 3}, "rated", "here")

@@ -28,8 +28,8 @@ def test_two_texts_with_a_label_are_a_pair(keys: tuple[str, str]) -> None:
     assert read(row) == Labelled("a", "entailment", columns={"id": 7}, pair="b")
 
 
-def test_two_texts_without_a_label_are_no_pair() -> None:
-    assert read({"text": "a", "text_pair": "b"}) == Text("a", columns={"text_pair": "b"})
+def test_two_texts_without_a_label_are_a_pair_that_is_still_to_be_labelled() -> None:
+    assert read({"text": "a", "text_pair": "b", "id": 3}) == Text("a", columns={"id": 3}, pair="b")
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,31 @@ def trained(models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) ->
     return execute(job("classification", models["encoder"], folder, "training.steps=20"), console=quiet())
 
 
+@pytest.mark.parametrize(
+    ("row", "label", "text"),
+    [
+        ({"premise": "x ab", "hypothesis": "cd"}, "label", "x ab"),
+        ({"text": "x ab cd", "head": [0, 1], "tail": [5, 7]}, "relation", "x ab cd"),
+    ],
+    ids=["pair", "relation"],
+)
+def test_an_unlabelled_pair_or_relation_gets_what_a_labelled_one_gets(
+    row: dict[str, object], label: str, text: str, trained: Run, tmp_path: Path
+) -> None:
+    said = []
+    for given in (row, {**row, label: "ex"}):
+        (tmp_path / "rows.jsonl").write_text(json.dumps(given) + "\n")
+        arguments = ["predict", str(trained.path), str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "said.jsonl")]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        said.append(json.loads((tmp_path / "said.jsonl").read_text()))
+    without, labelled = said
+    assert without["text"] == text
+    assert without.get("text_pair") == row.get("hypothesis")
+    assert "true" not in without
+    assert (without["label"], without["probability"]) == (labelled["label"], labelled["probability"])
+
+
 def test_predictions_are_a_row_for_each_row_with_labels_or_without(trained: Run, tmp_path: Path) -> None:
     texts = tmp_path / "texts.csv"
     texts.write_text("review\nx ab\ny cd\n")
