@@ -58,12 +58,31 @@ class Judgements:
         with self._db.read() as connection:
             return [_judgement(row) for row in connection.execute(query.order_by(judgements.c.revision))]
 
+    def of_item(self, item: int) -> list[Judgement]:
+        """What stands of an item, of each person their own; skips are left out."""
+        query = select(judgements).where(judgements.c.item == item, judgements.c.latest, judgements.c.counts)
+        with self._db.read() as connection:
+            return [_judgement(row) for row in connection.execute(query.order_by(judgements.c.id))]
+
     def of_person(self, person: int, count: int = 20) -> list[Judgement]:
         """A person's newest standing answers, skips among them, the newest first."""
         mine = and_(judgements.c.person == person, judgements.c.latest, judgements.c.body.is_not(None))
         with self._db.read() as connection:
             rows = connection.execute(select(judgements).where(mine).order_by(judgements.c.id.desc()).limit(count))
             return [_judgement(row) for row in rows]
+
+    def place(self, person: int, item: int) -> tuple[tuple[int, ...], int]:
+        """How a person sees an item: the order of its candidates, and the revision that their next answer will be.
+
+        Raises ConflictError: there is no such item.
+        """
+        with self._db.read() as connection:
+            asked = connection.scalar(select(items.c.asked).where(items.c.id == item))
+            if asked is None:
+                raise ConflictError(f"there is no item {item}; load the list again", None)
+            stands = self._latest(connection, item, person)
+            lease = self._lease(connection, item, person)
+            return _order(Item.model_validate(asked), lease, stands), stands.revision + 1 if stands else 1
 
     def counts(self, *, since: float = 0.0) -> dict[int, int]:
         """Standing answers of each person, or those that were given since a time."""
@@ -110,20 +129,20 @@ class Judgements:
                     raise ConflictError(f"the request {request!r} was another's; send a new one", None)
                 return _judgement(earlier)
             asked = connection.scalar(select(items.c.asked).where(items.c.id == item))
-            lease = connection.execute(select(leases).where(leases.c.item == item, leases.c.person == person)).first()
+            lease = self._lease(connection, item, person)
             stands = self._latest(connection, item, person)
             if asked is None or not (lease or stands or final):
                 raise ConflictError(f"you were not shown item {item}; load the next one", None)
             _refuse_stale(item, stands, revision, withdraws=given is None)
             shown = Item.model_validate(asked)
-            places = lease.order if lease else stands.order if stands else range(len(shown.candidates))
+            places = _order(shown, lease, stands)
             now = self._db.now()
             judgement = Judgement(
                 item,
                 person,
                 revision,
                 body=None if given is None else as_asked(body_of(given, shown), places),
-                order=tuple(places),
+                order=places,
                 seconds=max(0.0, now - lease.shown) if lease else 0.0,
                 guideline=self._guideline(connection),
                 at=now,
@@ -178,6 +197,9 @@ class Judgements:
         row = connection.execute(select(judgements).where(mine)).first()
         return _judgement(row) if row else None
 
+    def _lease(self, connection: Connection, item: int, person: int) -> Row[Any] | None:
+        return connection.execute(select(leases).where(leases.c.item == item, leases.c.person == person)).first()
+
     def _guideline(self, connection: Connection) -> int:
         return connection.scalar(select(func.max(guidelines.c.version))) or 0
 
@@ -193,6 +215,11 @@ class Judgements:
             if judgement.body is not None:
                 said[row.item].append(judgement)
         return [Judged(row.id, Item.model_validate(row.asked), _standing(said[row.id]), row.repeats) for row in rows]
+
+
+def _order(item: Item, lease: Row[Any] | None, stands: Judgement | None) -> tuple[int, ...]:
+    """The candidates as a person was shown them; in the item's order where they never were."""
+    return tuple(lease.order if lease else stands.order if stands else range(len(item.candidates)))
 
 
 def _refuse_stale(item: int, stands: Judgement | None, revision: int, *, withdraws: bool) -> None:

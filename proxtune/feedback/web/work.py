@@ -88,10 +88,7 @@ def start() -> RedirectResponse:
 @router.get("/work", response_model=None)
 def work_page(request: Request, session: Annotator, here: Here) -> Response:
     """The page that asks."""
-    version, text = here.store.guidelines()
-    words = LANGUAGES[language_of(request)]
-    guideline = markdown(text)
-    return page(request, "work.html", session=session, words=words, guideline=guideline, version=version, review=None)
+    return page(request, "work.html", session=session, review=None, **work_values(request, here))
 
 
 @router.get("/guidelines", response_model=None)
@@ -166,6 +163,12 @@ def withdraw(session: Annotator, here: Here, item: ItemId, attempt: Attempt) -> 
 def mine(session: Annotator, here: Here) -> list[Said]:
     """One's own last answers, the newest first."""
     return [_said(here, judgement) for judgement in here.store.judgements.of_person(session.person.id)]
+
+
+def work_values(request: Request, here: Site) -> dict[str, Any]:
+    """What the page that asks is made with."""
+    version, text = here.store.guidelines()
+    return {"words": LANGUAGES[language_of(request)], "guideline": markdown(text), "version": version}
 
 
 def as_said(judgement: Judgement) -> dict[str, Any]:

@@ -103,8 +103,7 @@ export function ranking(item, draft, changed) {
   }
 
   mark();
-  const keys = [["1", `… ${count}`], ["↑", "↓"]];
-  const hint = el("p", { class: "hint" }, words.ranking_hint, ...keys.map((pair) => el("span", {}, pair.map((name) => el("kbd", {}, name)))));
+  const hint = el("p", { class: "hint" }, words.ranking_hint, [`1 … ${count}`, "↑", "↓"].map((name) => el("kbd", {}, name)));
   return {
     content: [prompt(item), el("div", { class: "grid" }, cards)],
     controls: hint,

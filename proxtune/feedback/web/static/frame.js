@@ -2,7 +2,7 @@
 
 import { button, el, words } from "./dom.js";
 
-// A task of a kind, ready to be put on the page. `go` has submit, skip and undo.
+// A task of a kind, ready to be put on the page. `go` has submit, undo (or null), and a button with which to leave the item.
 export function frame(item, kind, draft, changed, go) {
   const inner = kind(item, draft, changed);
   const flagged = new Set((draft.flags ?? []).filter((flag) => item.options.flags.includes(flag)));
@@ -37,10 +37,10 @@ export function frame(item, kind, draft, changed, go) {
   const actions = el(
     "div",
     { class: "actions" },
-    button(words.undo, "u", go.undo, { class: "quiet" }),
+    go.undo ? button(words.undo, "u", go.undo, { class: "quiet" }) : null,
     inner.extra ?? null,
     el("span", { class: "comment" }, el("kbd", { "aria-hidden": "true" }, "c"), comment),
-    button(words.skip, "s", go.skip, { class: "quiet" }),
+    go.leave,
     button(words.submit, "↵", go.submit, { class: "primary", id: "submit" }),
   );
   const footer = el("footer", { class: "controls" }, inner.controls, flagButtons.length ? flagRow : null, actions);

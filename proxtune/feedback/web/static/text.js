@@ -77,12 +77,14 @@ export function difference(left, right) {
   return [marked(a, ours), marked(b, theirs)];
 }
 
+// Runs of a text's parts; a space counts as different where both its neighbours do.
 function marked(parts, only) {
+  const differs = (index) => (parts[index].trim() === "" ? only.has(index - 1) && only.has(index + 1) : only.has(index));
   const runs = [];
   parts.forEach((part, index) => {
     const last = runs.at(-1);
-    if (last && last.only === only.has(index)) last.text += part;
-    else runs.push({ text: part, only: only.has(index) });
+    if (last && last.only === differs(index)) last.text += part;
+    else runs.push({ text: part, only: differs(index) });
   });
   return runs;
 }

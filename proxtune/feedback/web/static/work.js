@@ -1,4 +1,4 @@
-// One item after another: show it, keep what is typed, send it, show the next.
+// One item after another: show it, keep what is typed, send it, show the next. A reviewer decides one item in the same way.
 
 import { Kept, Problem, attempt, call, identify } from "./api.js";
 import { pair, ranking } from "./compare.js";
@@ -7,6 +7,7 @@ import { earlier } from "./earlier.js";
 import { frame } from "./frame.js";
 import { onKeys } from "./keys.js";
 import { label, spans } from "./labels.js";
+import { described, opinions } from "./review.js";
 import { flags, rating, rewrite, thumb } from "./single.js";
 
 const KINDS = { pair, ranking, rating, thumb, rewrite, flags, label, spans };
@@ -14,6 +15,7 @@ const DRAFT_AFTER = 500; // milliseconds without a change
 const LONGEST_WAIT = 30_000; // between two attempts to send
 
 const page = document.getElementById("work");
+const review = page.dataset.review; // the item that a reviewer decides, or undefined
 const place = document.getElementById("task");
 const banner = document.getElementById("banner");
 const status = document.getElementById("status");
@@ -41,7 +43,7 @@ async function next() {
   try {
     me = await identify();
     progress();
-    item = await call("GET", "/api/next");
+    item = await call("GET", review ? `/api/items/${review}/review` : "/api/next");
   } catch (problem) {
     failed(problem, next);
     return;
@@ -59,7 +61,9 @@ function done() {
 
 function show() {
   const draft = kept.get(`draft/${item.id}`) ?? item.draft ?? {};
-  task = frame(item, KINDS[item.kind], draft, changed, { submit, skip, undo });
+  const leave = review ? button(words.back_to_list, "s", skip, { class: "quiet" }) : button(words.skip, "s", skip, { class: "quiet" });
+  task = frame(item, KINDS[item.kind], draft, changed, { submit, leave, undo: review ? null : undo });
+  if (review) task.heading.after(opinions(item));
   place.replaceChildren(task.element);
   window.scrollTo(0, 0);
   task.heading.focus({ preventScroll: true });
@@ -69,7 +73,7 @@ function show() {
 function changed() {
   kept.set(`draft/${item.id}`, task.state());
   clearTimeout(draftTimer);
-  draftTimer = setTimeout(saveDraft, DRAFT_AFTER, item.id);
+  if (!review) draftTimer = setTimeout(saveDraft, DRAFT_AFTER, item.id);
 }
 
 async function saveDraft(id) {
@@ -86,15 +90,18 @@ async function saveDraft(id) {
 }
 
 function submit() {
-  if (!task.ready()) {
-    say(task.needs, "warn");
-    return;
-  }
-  send({ id: item.id, body: task.state(), revision: item.revision, request: attempt() });
+  if (!task.ready()) say(task.needs, "warn");
+  else answer(task.state());
 }
 
 function skip() {
-  send({ id: item.id, body: { kind: "skip" }, revision: item.revision, request: attempt() });
+  if (review) location.assign("/review");
+  else answer({ kind: "skip" });
+}
+
+function answer(body) {
+  const path = `/api/items/${item.id}/${review ? "final" : "judgement"}`;
+  send({ path, id: item.id, answer: { body, revision: item.revision, request: attempt() } });
 }
 
 // From here on the answer is kept until the server has it, and nothing about it can change: it has its name.
@@ -104,13 +111,16 @@ async function send(entry, wait = 1000) {
   kept.set("outbox", entry);
   place.inert = true;
   try {
-    const { id, ...answer } = entry;
-    await call("POST", `/api/items/${id}/judgement`, answer);
+    await call("POST", entry.path, entry.answer);
   } catch (problem) {
     refused(problem, entry, wait);
     return;
   }
   settled(entry);
+  if (entry.path.endsWith("final")) {
+    location.assign("/review");
+    return;
+  }
   status.textContent = words.sent;
   next();
 }
@@ -138,10 +148,11 @@ function refused(problem, entry, wait) {
 }
 
 function conflict(current, entry) {
-  const mine = button(words.send_mine, null, () => send({ ...entry, revision: current.revision + 1, request: attempt() }));
+  const mine = button(words.send_mine, null, () => {
+    send({ ...entry, answer: { ...entry.answer, revision: current.revision + 1, request: attempt() } });
+  });
   const theirs = button(words.keep_other, null, () => (settled(entry), next()));
-  const { kind, ...said } = current.body ?? { kind: null };
-  say(words.conflict, "warn", el("code", {}, kind ? JSON.stringify(said) : words.taken_back), mine, theirs);
+  say(words.conflict, "warn", el("b", {}, current.body ? described(current.body, item) : words.taken_back), mine, theirs);
 }
 
 // Something that was not an answer did not work; `again` is tried when the reader wants.
@@ -170,6 +181,10 @@ async function takeBack(said) {
   await call("DELETE", `/api/items/${said.id}/judgement`, { revision: said.revision + 1, request: attempt() });
   kept.remove(`draft/${said.id}`);
   quiet();
+  if (review) {
+    location.assign("/work");
+    return;
+  }
   await next();
   status.textContent = words.undone;
 }
@@ -182,7 +197,7 @@ async function begin() {
     return;
   }
   kept = new Kept(me.id);
-  onKeys({ task: () => (place.inert ? null : task), submit, skip, undo });
+  onKeys({ task: () => (place.inert ? null : task), submit, skip, undo: review ? null : undo });
   earlier(takeBack, failed);
   window.addEventListener("online", () => kept.get("outbox") && send(kept.get("outbox")));
   const unsent = kept.get("outbox");
