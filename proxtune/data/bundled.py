@@ -40,6 +40,8 @@ BUNDLED: dict[str, Bundled] = {
     "chitchat-judge": _chitchat(partial(chitchat.chats, "judge")),
     "chitchat-scores": _chitchat(partial(chitchat.chat_scores, "train")),
     "chitchat-scores-test": _chitchat(partial(chitchat.chat_scores, "test")),
+    "chitchat-dialogues": _chitchat(partial(chitchat.dialogues, "train")),
+    "chitchat-dialogues-test": _chitchat(partial(chitchat.dialogues, "test")),
     "film-reviews": _film_reviews(reviews.sentences),
     "film-reviews-student": _film_reviews(partial(reviews.sentences, "student")),
     "film-reviews-teacher": _film_reviews(partial(reviews.sentences, "teacher")),

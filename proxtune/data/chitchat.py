@@ -17,6 +17,7 @@ INSTALL = "pip install --no-deps chitchat-dataset==0.9.0"
 CRITERIA = ("witty", "upbeat", "interesting")
 UNTOUCHED = [5, 5, 5]
 WORDS = 200  # of a chat, with its speakers, where the chat is the text
+TURNS = 8  # of a dialogue
 
 
 def chats(half: Literal["reward", "judge"] | None = None) -> Iterator[dict[str, Any]]:
@@ -46,6 +47,28 @@ def chat_scores(part: Part) -> Iterator[dict[str, Any]]:
     """
     rows = ({"text": _end("\n".join(turns)), "label": fmean(scores)} for _, _, turns, scores in _rated())
     return labelled_part(rows, part, percent=20)
+
+
+def dialogues(part: Part) -> Iterator[dict[str, Any]]:
+    """The first turns of each rated chat: its topic is the system's, one person the user, the other the assistant.
+
+    A tenth of the chats is the test.
+
+    Raises:
+        DataError: the package is missing, with the line that installs it.
+    """
+    rows = (
+        {"text": "\n".join(turns), "label": topic, "messages": _messages(topic, turns)}
+        for _, topic, turns, _ in _rated()
+    )
+    return ({"messages": row["messages"]} for row in labelled_part(rows, part, percent=10))
+
+
+def _messages(topic: str, turns: list[str]) -> list[dict[str, str]]:
+    """The topic and the first turns, the last of them the assistant's."""
+    texts = [turn.partition(": ")[2] for turn in turns[: min(TURNS, len(turns) // 2 * 2)]]
+    said = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+    return [{"role": "system", "content": f"Topic: {topic}"}, *said]
 
 
 def _end(text: str) -> str:

