@@ -6,7 +6,7 @@ It names people: it is for whoever runs the project.
 import math
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from proxtune.charts import STYLE, bar_chart, number, table
 from proxtune.feedback.agreement import PairMatrix
@@ -15,6 +15,7 @@ from proxtune.feedback.quality import PersonQuality, Quality, quality
 from proxtune.feedback.store import Store
 
 Language: TypeAlias = Literal["en", "zh"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
 Say: TypeAlias = Callable[[str], str]
 ELO_POINTS = 400 / math.log(10)  # of one nat of odds
 NOTE = (
