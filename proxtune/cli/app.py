@@ -9,9 +9,9 @@ from rich.console import Console
 from proxtune.errors import ConfigError
 
 if TYPE_CHECKING:
-    from proxtune.workflows.schemas import RunConfig
+    from proxtune.config import Section
 
-    S = TypeVar("S", bound=RunConfig)
+    S = TypeVar("S", bound=Section)
 
 C = TypeVar("C", bound=str)
 

@@ -130,7 +130,7 @@ def _enter(job: Job, run: Run) -> dict[str, Any]:
     old = configs.dump(_as_now(configs.load(type(job.config), [run.config_path]), job.config))
     if old != text:
         raise ConfigError(
-            f"{run.path} was begun with another config:\n{_difference(old, text)}\n"
+            f"{run.path} was begun with another config:\n{difference(old, text)}\n"
             "give the run's own values to resume it"
         )
     if manifest["rewards"] != job.rewards:
@@ -163,7 +163,8 @@ def _as_now(old: RunConfig, new: RunConfig) -> RunConfig:
     return old.model_copy(update={"reward": old.reward.model_copy(update=limits)})
 
 
-def _difference(old: str, new: str) -> str:
+def difference(old: str, new: str) -> str:
+    """The lines of two configs that the other has not."""
     before, after = old.splitlines(), new.splitlines()
     return "\n".join(
         [f"  run:  {line}" for line in before if line not in after]

@@ -81,7 +81,7 @@ def test_it_leaves_nothing_behind(command: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", sorted(recipes()))
+@pytest.mark.parametrize("recipe", sorted(set(recipes()) - {"rlhf"}))
 def test_every_recipe_passes_a_dry_run(recipe: str, tmp_path: Path) -> None:
     page, result = shown(recipe_job(recipe, tmp_path))
     assert "memory, GiB" in page

@@ -1,0 +1,271 @@
+"""`proxtune rlhf`: sample, ask people, learn what they like, improve the policy, have people compare; and again.
+
+runs/<name>/
+├── labels.db                the judgements (unless they are elsewhere)
+├── prompts.jsonl            what the policy is trained on
+├── held_prompts.jsonl       and what nothing is trained on
+├── iterations/001/
+│   ├── candidates.json      (a) answers of the policy to some prompts
+│   ├── asked.json           (b) when the most telling pairs were queued
+│   ├── pairs.jsonl          (c) all judgements so far, and held_pairs.jsonl
+│   ├── reward/              (c) the reward model learnt from them: a run
+│   ├── ppo/                 (d) the new policy: a run
+│   ├── compared.json        (e) when people were asked to compare it with the one before
+│   └── finding.json         (e) what was measured, and what changes
+└── status.html
+
+Each line is written once, whole, in this order. Killed at any point, the loop goes on at the first that is missing.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from proxtune import config as configs
+from proxtune.data.records import Message, Prompt, PromptLike
+from proxtune.data.sources import load as load_data
+from proxtune.data.template import encode_prompts
+from proxtune.errors import ConfigError, DataError, StoreError
+from proxtune.feedback.store import Store
+from proxtune.models.load import ModelConfig
+from proxtune.models.load import load as load_model
+from proxtune.rollouts.sampling import SamplingConfig
+from proxtune.runs import Run, derive_seed, environment, write_atomic
+from proxtune.workflows.rlhf import page, questions
+from proxtune.workflows.rlhf.design import Design, adjusted, kept
+from proxtune.workflows.rlhf.measure import findings
+from proxtune.workflows.rlhf.questions import Judged, Pair
+from proxtune.workflows.rlhf.schema import RLHFRun
+from proxtune.workflows.rlhf.stages import learn, train_policy
+from proxtune.workflows.train import difference
+
+POLL = 2.0  # seconds between two looks at the store
+
+
+class Iteration:
+    """One time round: its folder, the policy it begins with, and its design."""
+
+    def __init__(self, folder: Path, number: int, policy: str, design: Design, reward: Path | None) -> None:
+        self.folder, self.number, self.policy, self.design = folder, number, policy, design
+        self.last_reward = reward
+        self.asking, self.comparing = f"iteration-{number:03}", f"iteration-{number:03}-compared"
+
+    def write(self, name: str, content: Any) -> None:
+        write_atomic(self.folder / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def has(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+
+class Loop:
+    """The loop over a run's folder and its store. `sleep` waits between two looks."""
+
+    def __init__(
+        self, config: RLHFRun, run: Run, store: Store, console: Console, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.config, self.run, self.store, self.console, self.sleep = config, run, store, console, sleep
+        self.now = ""
+
+    def go(self) -> None:
+        """All iterations that are not finished."""
+        self._write_prompts()
+        policy, reward = self.config.model.name, None
+        design = Design(self.config.policy.ppo.kl_coef, self.config.ask.pairs)
+        for number in range(1, self.config.iterations + 1):
+            folder = self.run.path / "iterations" / f"{number:03}"
+            folder.mkdir(parents=True, exist_ok=True)
+            it = Iteration(folder, number, policy, design, reward)
+            if not it.has("finding.json"):
+                self.console.rule(f"[bold]iteration {number} of {self.config.iterations}")
+                self._round(it)
+            finding = it.read("finding.json")
+            design, policy = Design(**finding["design"]), finding["policy"]
+            reward = folder / "reward"
+        self._status("finished")
+
+    def _round(self, it: Iteration) -> None:
+        self._ask(it)
+        self._wait(it, it.asking, "asked.json", self.config.ask.least)
+        self._judgements(it)
+        self._status("learning what people like")
+        learn(self.config, it.folder, self.console)
+        self._status("improving the policy")
+        train_policy(self.config, it.folder, it.policy, it.design, self.store, self.console)
+        self._compare(it)
+        self._wait(it, it.comparing, "compared.json", 0)
+        self._status("measuring")
+        found = findings(self.config, it.folder, self.store, it.comparing)
+        design, reasons = adjusted(it.design, found)
+        policy = str(it.folder / "ppo") if kept(found) else it.policy
+        it.write(
+            "finding.json",
+            {**asdict(found), "iteration": it.number, "design": design.state(), "reasons": reasons, "policy": policy},
+        )
+        self.run.log(it.number, {key: value for key, value in asdict(found).items() if isinstance(value, int | float)})
+        for line in [page.sentence(found), *reasons]:
+            self.console.print(line, highlight=False)
+
+    def _write_prompts(self) -> None:
+        """The prompts in two files: a prompt's hash decides on which side it is."""
+        train, held_out = load_data(self.config.data, seed=self.config.seed)
+        records = [*train.records, *(held_out.records if held_out is not None else ())]
+        sides: dict[bool, list[Prompt]] = {False: [], True: []}
+        for record in records:
+            if not isinstance(record, Prompt):
+                raise DataError(f"{record.where}: expected a prompt, as people and PPO answer it")
+            sides[self._is_held(record.prompt)].append(record)
+        for held, name in ((False, "prompts"), (True, "held_prompts")):
+            if not sides[held]:
+                raise DataError(
+                    f"{len(records)} prompts leave none for {name}.jsonl; give more, or another ask.held_out"
+                )
+            rows = [{"prompt": _as_row(record.prompt), **record.columns} for record in sides[held]]
+            _write_rows(self.run.path / f"{name}.jsonl", rows)
+        self.prompts = [record.prompt for record in sides[False] + sides[True]]
+        self.held_prompts = [record.prompt for record in sides[True]]
+
+    def _is_held(self, prompt: PromptLike) -> bool:
+        return derive_seed(self.config.seed, f"held out {prompt!r}") % 10_000 < self.config.ask.held_out * 10_000
+
+    def _ask(self, it: Iteration) -> None:
+        """(a) answers of the policy, and (b) the pairs of them that people are asked about."""
+        ask, seed = self.config.ask, derive_seed(self.config.seed, "ask", it.number)
+        if not it.has("candidates.json"):
+            self._status("answering")
+            drawn = _drawn(self.prompts, ask.prompts, seed)
+            answers = self._answers(it.policy, drawn, ask.answers, seed)
+            pairs = questions.pairs_of(drawn, answers)
+            it.write("candidates.json", [[_as_row(pair.prompt), pair.first, pair.second] for pair in pairs])
+        if not it.has("asked.json"):
+            self._status("choosing what to ask")
+            pairs = [Pair(_as_prompt(prompt), first, second) for prompt, first, second in it.read("candidates.json")]
+            reads = load_model(self._model(str(it.last_reward or it.policy)))
+            known = questions.preferences(self.store) if ask.choose == "informative" else []
+            pairs = questions.chosen(reads, pairs, known, it.design.pairs, how=ask.choose, seed=seed)
+            self._queue(it, pairs, it.asking, ask.again, ("policy", "policy"))
+            it.write("asked.json", {"at": time.time(), "pairs": len(pairs)})
+
+    def _compare(self, it: Iteration) -> None:
+        """(e) answers of the new policy beside those of the old, to prompts that nothing was trained on."""
+        if it.has("compared.json"):
+            return
+        self._status("answering, before and after")
+        seed = derive_seed(self.config.seed, "compare", it.number)
+        drawn = _drawn(self.held_prompts, self.config.ask.compared, seed)
+        old, new = (self._answers(name, drawn, 1, seed) for name in (it.policy, str(it.folder / "ppo")))
+        rows = [Pair(prompt, a, b) for prompt, (a,), (b,) in zip(drawn, old, new, strict=True)]
+        differ = [pair for pair in rows if pair.first != pair.second]
+        self._queue(it, differ, it.comparing, 0.0, (f"policy {it.number - 1}", f"policy {it.number}"))
+        it.write("compared.json", {"at": time.time(), "pairs": len(differ), "same": len(rows) - len(differ)})
+
+    def _queue(self, it: Iteration, pairs: Sequence[Pair], batch: str, again: float, sources: tuple[str, str]) -> None:
+        people, seed = self.config.ask.people, derive_seed(self.config.seed, "again", it.number)
+        self.store.queue.add(
+            questions.items(pairs, batch=batch, people=people, again=again, sources=sources, seed=seed)
+        )
+
+    def _wait(self, it: Iteration, batch: str, marker: str, least: int) -> None:
+        """Until people have answered all, or time is up and there are enough answers to go on with."""
+        asked = it.read(marker)
+        deadline, told = asked["at"] + self.config.ask.wait, -1
+        while asked["pairs"]:
+            progress = self.store.queue.batches()[batch]
+            if progress.closed == progress.items:
+                return
+            if progress.judgements != told:
+                told = progress.judgements
+                self._status(f"waiting for people: {batch}, {told} answers, {progress.closed} of {progress.items} done")
+            if time.time() > deadline:
+                if len(questions.preferences(self.store)) >= least:
+                    self.console.print(f"time is up: going on with what {told} answers say of {batch}")
+                    return
+                self._status(f"time is up, and {least} judged pairs are needed: waiting on")
+            self.sleep(POLL)
+
+    def _judgements(self, it: Iteration) -> None:
+        """(c) What people prefer, to learn from and to measure by; written once, so that a kill changes nothing."""
+        if it.has("pairs.jsonl"):
+            return
+        known = [one for one in questions.preferences(self.store) if one.preferred != 0.5]
+        for name, held in (("held_pairs", True), ("pairs", False)):
+            rows = [_row(one) for one in known if self._is_held(one.pair.prompt) is held]
+            if not rows:
+                raise StoreError(
+                    f"people prefer an answer in {len(known)} pairs, and none is for {name}.jsonl: too little to learn "
+                    "or to measure by; begin anew with more ask.pairs, or another ask.held_out"
+                )
+            _write_rows(it.folder / f"{name}.jsonl", rows)
+
+    def _answers(self, policy: str, prompts: Sequence[PromptLike], count: int, seed: int) -> list[list[str]]:
+        model = load_model(self._model(policy))
+        rollout = self.config.policy.rollout
+        length = self.config.data.max_length or model.context - rollout.max_new_tokens
+        records = [Prompt(prompt) for prompt in prompts]
+        encoded, _ = encode_prompts(records, model.tokenizer, max_length=length, too_long="truncate")
+        sampling = SamplingConfig(max_new_tokens=rollout.max_new_tokens, temperature=rollout.temperature)
+        return questions.answers_to(model, encoded, sampling, count=count, seed=seed)
+
+    def _model(self, name: str) -> ModelConfig:
+        return self.config.model.model_copy(update={"name": name})
+
+    def _status(self, doing: str) -> None:
+        """Say what the loop does, here and on its page."""
+        if doing != self.now:
+            self.now = doing
+            self.console.print(doing, style="dim", highlight=False)
+        page.write(self.run, self.config, self.store, doing)
+
+
+def rlhf(config: RLHFRun, *, resume: bool, console: Console) -> Run:
+    """Run the loop in its folder, from where it was.
+
+    Raises ConfigError: the folder is taken, or was begun with another config. StoreError: the store cannot be used.
+    """
+    with Run.create(config.runs / config.name, resume=resume) as run:
+        text = configs.dump(config)
+        if not run.manifest():
+            run.write_config(text)
+            run.write_manifest({"command": "rlhf", "environment": environment()})
+        elif run.config_path.read_text(encoding="utf-8") != text:
+            old = run.config_path.read_text(encoding="utf-8")
+            raise ConfigError(
+                f"{run.path} was begun with another config:\n{difference(old, text)}\n"
+                "give the run's own values to resume it"
+            )
+        with Store.create(config.store or run.path / "labels.db") as store:
+            Loop(config, run, store, console).go()
+        console.print(f"status  {page.path_of(run)}", highlight=False)
+    return run
+
+
+def _drawn(prompts: Sequence[PromptLike], count: int, seed: int) -> list[PromptLike]:
+    """So many of the prompts, in an order that the seed decides."""
+    order = sorted(range(len(prompts)), key=lambda place: derive_seed(seed, "prompt", place))
+    return [prompts[place] for place in order[:count]]
+
+
+def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _row(judged: Judged) -> dict[str, Any]:
+    """A pair as the reward model learns it, the better answer first."""
+    pair, better = judged.pair, judged.preferred > 0.5
+    chosen, rejected = (pair.first, pair.second) if better else (pair.second, pair.first)
+    return {"prompt": _as_row(pair.prompt), "chosen": chosen, "rejected": rejected}
+
+
+def _as_row(prompt: PromptLike) -> Any:
+    return prompt if isinstance(prompt, str) else [{"role": turn.role, "content": turn.content} for turn in prompt]
+
+
+def _as_prompt(row: Any) -> PromptLike:
+    return row if isinstance(row, str) else tuple(Message(turn["role"], turn["content"]) for turn in row)

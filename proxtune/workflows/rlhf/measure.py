@@ -1,0 +1,88 @@
+"""What an iteration measured: of the reward model, of people, and of the new policy."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from proxtune.data.sources import read
+from proxtune.data.template import encode_preferences
+from proxtune.evaluation.metrics import bootstrap_mean
+from proxtune.feedback.agreement import percent_agreement
+from proxtune.feedback.records import PairBody
+from proxtune.feedback.store import Store
+from proxtune.models.language_model import frozen
+from proxtune.models.score import ROWS_AT_ONCE, pair_rewards
+from proxtune.runs import Run
+from proxtune.workflows.rewards import reward_model_of
+from proxtune.workflows.rlhf.design import Findings
+from proxtune.workflows.rlhf.questions import preferences
+from proxtune.workflows.rlhf.schema import RLHFRun
+
+FEW = 10  # comparisons below which no share of wins is given
+
+
+def findings(config: RLHFRun, folder: Path, store: Store, comparing: str) -> Findings:
+    """Of a finished iteration in `folder`; `comparing` is the batch in which people compared the policies."""
+    held, gaps_held = _gaps(config, folder, "held_pairs.jsonl")
+    learnt, gaps = _gaps(config, folder, "pairs.jsonl")
+    longer = [len(pair.chosen) - len(pair.rejected) for pair in [*held, *learnt]]
+    margins = [*gaps_held, *gaps]
+    unequal = [(length, margin) for length, margin in zip(longer, margins, strict=True) if length]
+    steps = [row for row in Run.open(folder / "ppo").metrics() if "score/mean" in row]
+    return Findings(
+        judged=len(preferences(store)),
+        accuracy=_share(gap > 0 for gap in gaps_held),
+        ceiling=ceiling(store),
+        longer_people=_share(length > 0 for length, _ in unequal),
+        longer_model=_share(length * margin > 0 for length, margin in unequal),
+        win=win_rate(store, comparing, same=int(_read(folder / "compared.json")["same"]), seed=config.seed),
+        score=(steps[0]["score/mean"], steps[-1]["score/mean"]) if steps else None,
+        kl=steps[-1]["kl/sequence"] if steps else None,
+    )
+
+
+def ceiling(store: Store) -> float | None:
+    """How often two people prefer the same answer of a pair: no model can be expected to be right more often."""
+    table: dict[int, dict[int, int]] = {}
+    for judged in store.judgements.all():
+        for said in judged.judgements:
+            if isinstance(said.body, PairBody) and judged.repeats is None:
+                sign = (said.body.preference > 0) - (said.body.preference < 0)
+                table.setdefault(judged.id, {})[said.person] = sign
+    return percent_agreement({item: said for item, said in table.items() if len(said) > 1}).value
+
+
+def win_rate(store: Store, batch: str, *, same: int, seed: int) -> tuple[float, float, float] | None:
+    """How often people prefer the second answer of a batch's pairs, a tie as a half, and the 95% interval.
+
+    Args:
+        same: prompts to which both policies said the same: ties that nobody was asked about.
+    """
+    wins = [1 - one.preferred for one in preferences(store, batch=batch)] + [0.5] * same
+    if len(wins) < FEW:
+        return None
+    interval = bootstrap_mean(wins, seed=seed)
+    return interval.mean, interval.low, interval.high
+
+
+def _gaps(config: RLHFRun, folder: Path, name: str) -> tuple[Sequence[Any], list[float]]:
+    """The judged pairs of a file, and what the reward model gives the preferred answer more than the other."""
+    model = reward_model_of(str(folder / "reward"), config.model)
+    records = read(folder / name, chat=config.data.chat).records
+    pairs, _ = encode_preferences(records, model.lm.tokenizer, max_length=model.max_length, too_long="truncate")
+    with frozen(model.lm.module):
+        sides = [pair_rewards(model, pairs[i : i + ROWS_AT_ONCE]) for i in range(0, len(pairs), ROWS_AT_ONCE)]
+    gaps = torch.cat([chosen - rejected for chosen, rejected in sides])
+    return records, gaps.tolist()
+
+
+def _share(outcomes: Any) -> float | None:
+    each = list(outcomes)
+    return sum(each) / len(each) if each else None
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

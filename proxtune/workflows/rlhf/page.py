@@ -1,0 +1,107 @@
+"""The loop's page: what it does now, what people have judged, and what each iteration found."""
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from proxtune.charts import STYLE, line_chart, table
+from proxtune.feedback.store import Store
+from proxtune.runs import Run, write_atomic
+from proxtune.workflows.rlhf.design import Findings
+from proxtune.workflows.rlhf.schema import RLHFRun
+
+CSS = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 0 auto; padding: 24px; color-scheme: light dark }
+h2 { margin: 36px 0 8px; font-size: 20px } .now { font-size: 18px } .wide { overflow-x: auto }
+table { border-collapse: collapse; font-size: 13.5px } th, td { text-align: left; padding: 5px 16px 5px 0;
+border-bottom: 1px solid #8884 } .chart { max-width: 620px } .num { text-align: right }
+"""
+REFRESH = 10  # seconds
+
+
+def path_of(run: Run) -> Path:
+    """Where the page is."""
+    return run.path / "status.html"
+
+
+def sentence(found: Findings) -> str:
+    """What an iteration found, for the terminal."""
+    win = "too few comparisons" if found.win is None else f"{found.win[0]:.0%} [{found.win[1]:.0%}, {found.win[2]:.0%}]"
+    return (
+        f"judged {found.judged} · reward model right {_percent(found.accuracy)} of held-out judgements "
+        f"(people agree {_percent(found.ceiling)}) · new policy preferred {win} · KL {_plain(found.kl)}"
+    )
+
+
+def write(run: Run, config: RLHFRun, store: Store, doing: str) -> None:
+    """Write the page anew, whole."""
+    rounds = finished(run)
+    done = "" if doing == "finished" else f'<meta http-equiv="refresh" content="{REFRESH}">'
+    batches = [[name, p.items, p.closed, p.judgements] for name, p in store.queue.batches().items()]
+    number = min(len(rounds) + 1, config.iterations)
+    body = [
+        f"<h1>{escape(config.name)}</h1>",
+        f'<p class="now">iteration {number} of {config.iterations}: {escape(doing)}</p>',
+        "<h2>Questions</h2>",
+        table(batches, ["batch", "items", "done", "answers"]) if batches else "<p>None yet.</p>",
+        "<h2>Iterations</h2>",
+        table([_row(r) for r in rounds], COLUMNS) if rounds else "<p>None is finished.</p>",
+        *_curves(rounds),
+        "<h2>What was changed, and why</h2>",
+        *(f"<p>After iteration {r['iteration']}: {escape(reason)}.</p>" for r in rounds for reason in r["reasons"]),
+        "" if any(r["reasons"] for r in rounds) else "<p>Nothing.</p>",
+    ]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">{done}'
+    head += f"<title>{escape(config.name)}</title><style>{CSS}{STYLE}</style>"
+    html = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
+    write_atomic(path_of(run), html)
+
+
+def finished(run: Run) -> list[dict[str, Any]]:
+    """What the finished iterations found, in order."""
+    paths = sorted((run.path / "iterations").glob("*/finding.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+COLUMNS = ["iteration", "judged", "reward model", "people agree", "policy preferred", "reward", "KL", "goes on from"]
+
+
+def _row(found: dict[str, Any]) -> list[object]:
+    win, score = found["win"], found["score"]
+    return [
+        found["iteration"],
+        found["judged"],
+        _percent(found["accuracy"]),
+        _percent(found["ceiling"]),
+        "too few" if win is None else f"{win[0]:.0%} [{win[1]:.0%}, {win[2]:.0%}]",
+        "" if score is None else f"{score[0]:+.2f} → {score[1]:+.2f}",
+        _plain(found["kl"]),
+        Path(found["policy"]).parent.name if "/iterations/" in found["policy"] else found["policy"],
+    ]
+
+
+def _curves(rounds: list[dict[str, Any]]) -> list[str]:
+    """Accuracy against the ceiling by the number of judgements, and how often the new policy is preferred."""
+
+    def points(key: str, x: str) -> list[tuple[float, float]]:
+        return [(r[x], r[key]) for r in rounds if r[key] is not None]
+
+    right = {"reward model": points("accuracy", "judged"), "people agree": points("ceiling", "judged")}
+    win = [(r["iteration"], r["win"][0]) for r in rounds if r["win"] is not None]
+    charts = []
+    if any(right.values()):
+        title = "Right on held-out judgements"
+        charts.append(line_chart(right, title=title, x_label="judged pairs", y_label="share"))
+    if win:
+        title = "How often people prefer the new policy"
+        charts.append(line_chart({"preferred": win}, title=title, x_label="iteration", y_label="share"))
+    return charts
+
+
+def _percent(value: float | None) -> str:
+    return "too few" if value is None else f"{value:.0%}"
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -1,0 +1,104 @@
+"""The two runs of an iteration: a reward model from all judgements so far, and PPO against it, or against people."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from proxtune.data.sources import DataConfig
+from proxtune.feedback.records import Options
+from proxtune.feedback.store import Store
+from proxtune.models.load import ModelConfig
+from proxtune.rewards.base import FunctionReward, Reward
+from proxtune.rewards.human import HumanReward
+from proxtune.rewards.learned import LearnedReward
+from proxtune.workflows.jobs import ppo_job, reward_job
+from proxtune.workflows.rewards import RewardConfig, reward_model_of
+from proxtune.workflows.rlhf.design import Design
+from proxtune.workflows.rlhf.schema import RLHFRun
+from proxtune.workflows.schemas import PPORun, RewardRun
+from proxtune.workflows.train import execute
+
+
+def learn(config: RLHFRun, folder: Path, console: Console) -> None:
+    """Train the reward model of an iteration in `folder`/reward, from the weights that the loop began with."""
+    stage = config.reward
+    job = reward_job(
+        RewardRun(
+            name="reward",
+            runs=folder,
+            seed=config.seed,
+            model=config.model,
+            tuning=stage.tuning,
+            data=_data(
+                config, folder / "pairs.jsonl", folder / "held_pairs.jsonl", config.policy.rollout.max_new_tokens
+            ),
+            reward_model=stage.reward_model,
+            optim=stage.optim,
+            training=stage.training,
+        )
+    )
+    execute(job, resume=(folder / "reward").exists(), console=console)
+
+
+def train_policy(config: RLHFRun, folder: Path, policy: str, design: Design, store: Store, console: Console) -> None:
+    """Improve `policy` by PPO in `folder`/ppo."""
+    stage, root = config.policy, folder.parents[1]
+    by_model = config.people.reward == "model"
+    run = PPORun(
+        name="ppo",
+        runs=folder,
+        seed=config.seed,
+        model=config.model.model_copy(update={"name": policy}),
+        tuning=stage.tuning,
+        data=_data(config, root / "prompts.jsonl", root / "held_prompts.jsonl"),
+        rollout=stage.rollout,
+        reward=RewardConfig(models=[str(folder / "reward")] if by_model else []),
+        critic=stage.critic,
+        ppo=stage.ppo.model_copy(update={"kl_coef": design.kl_coef}),
+        optim=stage.optim,
+        training=stage.training,
+    )
+    functions: list[tuple[Reward, float]] = []
+    if not by_model:
+        functions.append((_people(config, folder, store), 1.0))
+    if design.length_penalty:
+        functions.append((FunctionReward(longer, "longer"), -design.length_penalty))
+    execute(ppo_job(run, functions), resume=(folder / "ppo").exists(), console=console)
+
+
+def longer(_: list[str], responses: list[str]) -> list[float]:
+    """By how many mean lengths of a step's answers each one is longer than the mean."""
+    lengths = [len(response) for response in responses]
+    mean = sum(lengths) / len(lengths) or 1.0
+    return [length / mean - 1 for length in lengths]
+
+
+def learned(folder: Path, like: ModelConfig) -> LearnedReward:
+    """The reward model of an iteration, which reads the texts of answers."""
+    return LearnedReward(reward_model_of(str(folder / "reward"), like), same_tokenizer=False)
+
+
+def _people(config: RLHFRun, folder: Path, store: Store) -> HumanReward:
+    people = config.people
+    return HumanReward(
+        store,
+        batch=f"iteration-{folder.name}-ppo",
+        people=people.rate,
+        options=Options(criteria=people.criteria, scale=people.scale),
+        wait=people.wait,
+        otherwise=learned(folder, config.model) if people.reward == "both" else None,
+    )
+
+
+def _data(config: RLHFRun, train: Path, held_out: Path, answer: int = 0) -> DataConfig:
+    """`data` with other files; `answer`: tokens that a row has after its prompt."""
+    length = config.data.max_length
+    return config.data.model_copy(
+        update={
+            "train": train,
+            "eval": held_out,
+            "max_length": None if length is None else length + answer,
+            "too_long": "truncate",
+            "columns": {},
+        }
+    )
