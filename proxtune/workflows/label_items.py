@@ -38,7 +38,7 @@ from proxtune.data.records import (
 )
 from proxtune.data.tags import entities
 from proxtune.errors import DataError
-from proxtune.feedback.records import KINDS, Item, Kind, item_of
+from proxtune.feedback.records import CANDIDATES, KINDS, Item, Kind, item_of
 
 ALONE: tuple[Kind, ...] = ("rating", "thumb", "rewrite", "flags")  # kinds that show one answer
 OF_TEXT: tuple[Kind, ...] = ("label", "spans")
@@ -71,27 +71,27 @@ def read_items(path: Path, asking: Asking, *, watch: Callable[[int], object] = l
     Raises DataError: the file cannot be read, has no row, or has rows that ask nothing; each of them is named.
     """
     path = resolve(path)
-    asked, problems = list[tuple[str, dict[str, Any]]](), list[str]()
+    asked, problems = list[tuple[int, dict[str, Any]]](), list[tuple[int, str]]()
     for line, row in rows(path, hashlib.sha256(), asking.encoding):
-        where = f"{path}:{line}"
         try:
             if isinstance(row, MalformedRowError):
                 raise row
-            asked += [(where, question) for question in _questions(renamed(row, asking.columns), where, asking)]
+            questions = _questions(renamed(row, asking.columns), f"{path}:{line}", asking)
+            asked += [(line, question) for question in questions]
         except MalformedRowError as error:
-            problems.append(f"{where}: {error}")
+            problems.append((line, f"{path}:{line}: {error}"))
         watch(1)
     choices = _choices_of(question for _, question in asked)
     items = list[Item]()
-    for where, question in asked:
+    for line, question in asked:
         if choices and question["kind"] in OF_TEXT and not question["options"].get("labels"):
             question["options"] = question["options"] | {"labels": choices}
         try:
-            items.append(item_of(question, where))
+            items.append(item_of(question, f"{path}:{line}"))
         except DataError as error:
-            problems.append(str(error))
+            problems.append((line, str(error)))
     if problems:
-        listed = "\n  ".join(problems)
+        listed = "\n  ".join(problem for _, problem in sorted(problems))
         raise DataError(
             f"{path}: {len(problems)} rows ask nothing; mend or remove them, nothing was written:\n  {listed}"
         )
@@ -171,6 +171,11 @@ def _of_responses(
             yield kind, _prompt(prompt), _candidates([text], [source]), {}
         return
     _refuse(kind, ("pair", "ranking", *ALONE), "responses")
+    least, most = CANDIDATES["pair"][0], CANDIDATES["ranking"][1]
+    if not least <= len(texts) <= most:
+        raise MalformedRowError(
+            f"responses: got {len(texts)}; people compare {least} to {most}, or judge each alone, with --kind rating"
+        )
     together: Kind = "pair" if len(texts) == 2 else "ranking"
     yield kind or together, _prompt(prompt), _candidates(texts, sources), {}
 

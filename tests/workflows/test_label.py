@@ -137,6 +137,7 @@ def test_every_mistake_is_listed_by_its_line_and_nothing_is_written(tmp_path: Pa
         "not json",
         json.dumps({"prompt": "p"}),
         json.dumps({"prompt": "p", "responses": ["only one"]}),
+        json.dumps({"prompt": "p", "responses": [*"seven!!"]}),
         json.dumps({"prompt": "p", "responses": ["a", 3]}),
         json.dumps({"prompt": "p", "responses": ["a", "b"], "sources": ["m"]}),
         '{"prompt": "p", "chosen": "a", "rejected": "b", "x": NaN}',
@@ -149,8 +150,8 @@ def test_every_mistake_is_listed_by_its_line_and_nothing_is_written(tmp_path: Pa
     for more in ([], ["--dry-run"]):
         result = run("init", path, "--store", at, "--kind", "pair", *more)
         assert isinstance(result.exception, DataError)
-        listed = set(map(int, re.findall(r"a\.jsonl:(\d+): ", str(result.exception))))
-        assert listed == set(range(2, 12))
+        listed = list(map(int, re.findall(r"a\.jsonl:(\d+): ", str(result.exception))))
+        assert listed == list(range(2, 13))
         assert not at.exists()
 
 
