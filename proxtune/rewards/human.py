@@ -1,13 +1,13 @@
 """People as a reward: each answer is shown to them, and its reward is the mean of what they give it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
-from proxtune.feedback.records import Candidate, Item, Options, RatingBody
+from proxtune.feedback.records import Candidate, Item, Options, RatingBody, Turn
 from proxtune.feedback.store import Store
 from proxtune.rewards.base import Answers, Reward
 
@@ -21,7 +21,8 @@ class HumanReward:
         store: where people are asked (`proxtune label serve`).
         batch: the name of these questions there.
         people: how many are asked about each answer; one rating is enough for a reward.
-        scale: people give 1 … scale.
+        options: the criteria and the scale; people give 1 … scale.
+        shown: the prompts as people read them, by the text that the model reads; those not in it are shown as they are.
         wait: seconds that a step waits for them, from when it asked.
         otherwise: what scores the answers that nobody rated; None: they have no score, and PPO leaves them out.
         poll: seconds between two looks.
@@ -36,6 +37,7 @@ class HumanReward:
         batch: str,
         people: int = 1,
         options: Options | None = None,
+        shown: Mapping[str, str | tuple[Turn, ...]] | None = None,
         wait: float = 600.0,
         otherwise: Reward | None = None,
         poll: float = 1.0,
@@ -43,6 +45,7 @@ class HumanReward:
     ) -> None:
         self.store, self.batch, self.people, self.wait, self.poll = store, batch, people, wait, poll
         self.options, self.otherwise, self.sleep = options or Options(), otherwise, sleep
+        self.shown = shown or {}
         self.asked, self.rated = 0, 0
 
     def __call__(self, answers: Answers) -> Tensor:
@@ -50,7 +53,7 @@ class HumanReward:
         numbers = self.store.queue.add(
             Item(
                 kind="rating",
-                prompt=prompt,
+                prompt=self.shown.get(prompt, prompt),
                 candidates=(Candidate(text=response),),
                 options=self.options,
                 overlap=self.people,

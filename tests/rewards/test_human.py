@@ -9,7 +9,7 @@ import torch
 
 from proxtune.algorithms.ppo import PPO, PPOConfig
 from proxtune.data.collate import collate
-from proxtune.feedback.records import Options
+from proxtune.feedback.records import Options, Turn
 from proxtune.feedback.store import Store
 from proxtune.models.peft import TuningConfig, tune
 from proxtune.rewards.base import Answers, Reward
@@ -76,6 +76,13 @@ def test_an_answer_that_nobody_rated_has_no_score_and_is_not_asked_about_any_mor
 def test_one_of_two_ratings_is_enough_when_time_is_up(store: Store) -> None:
     reward = asked(store, {"x": {"overall": 5}}, {})
     assert reward(answers("x")).tolist() == [1.0]
+
+
+def test_people_read_the_conversation_and_not_what_the_template_makes_of_it(store: Store) -> None:
+    turns = (Turn(role="user", content="Hi"),)
+    HumanReward(store, batch="b", wait=0.0, shown={"prompt": turns})(answers("x"))
+    (judged,) = store.judgements.all(unjudged=True)
+    assert judged.item.prompt == turns
 
 
 def test_equal_answers_are_one_question(store: Store) -> None:

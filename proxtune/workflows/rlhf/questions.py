@@ -101,7 +101,7 @@ def items(
     return [
         Item(
             kind="pair",
-            prompt=_shown(pair.prompt),
+            prompt=as_shown(pair.prompt),
             candidates=(
                 Candidate(text=pair.first, source=sources[0]),
                 Candidate(text=pair.second, source=sources[1]),
@@ -126,7 +126,8 @@ def preferences(store: Store, *, batch: str | None = None) -> list[Judged]:
     return found
 
 
-def _shown(prompt: PromptLike) -> str | tuple[Turn, ...]:
+def as_shown(prompt: PromptLike) -> str | tuple[Turn, ...]:
+    """A prompt of the data as an item has it."""
     if isinstance(prompt, str):
         return prompt
     return tuple(Turn.model_validate({"role": turn.role, "content": turn.content}) for turn in prompt)

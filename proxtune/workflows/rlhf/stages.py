@@ -4,16 +4,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from proxtune.data.sources import DataConfig
+from proxtune.data.records import Prompt
+from proxtune.data.sources import DataConfig, read
+from proxtune.data.template import prompt_text
 from proxtune.feedback.records import Options
 from proxtune.feedback.store import Store
 from proxtune.models.load import ModelConfig
+from proxtune.models.load import load as load_model
 from proxtune.rewards.base import FunctionReward, Reward
 from proxtune.rewards.human import HumanReward
 from proxtune.rewards.learned import LearnedReward
 from proxtune.workflows.jobs import ppo_job, reward_job
 from proxtune.workflows.rewards import RewardConfig, reward_model_of
 from proxtune.workflows.rlhf.design import Design
+from proxtune.workflows.rlhf.questions import as_shown
 from proxtune.workflows.rlhf.schema import RLHFRun
 from proxtune.workflows.schemas import PPORun, RewardRun
 from proxtune.workflows.train import execute
@@ -60,7 +64,7 @@ def train_policy(config: RLHFRun, folder: Path, policy: str, design: Design, sto
     )
     functions: list[tuple[Reward, float]] = []
     if not by_model:
-        functions.append((_people(config, folder, store), 1.0))
+        functions.append((_people(config, folder, policy, store), 1.0))
     if design.length_penalty:
         functions.append((FunctionReward(longer, "longer"), -design.length_penalty))
     execute(ppo_job(run, functions), resume=(folder / "ppo").exists(), console=console)
@@ -78,13 +82,16 @@ def learned(folder: Path, like: ModelConfig) -> LearnedReward:
     return LearnedReward(reward_model_of(str(folder / "reward"), like), same_tokenizer=False)
 
 
-def _people(config: RLHFRun, folder: Path, store: Store) -> HumanReward:
-    people = config.people
+def _people(config: RLHFRun, folder: Path, policy: str, store: Store) -> HumanReward:
+    people, tokenizer = config.people, load_model(config.model.model_copy(update={"name": policy})).tokenizer
+    records = read(folder.parents[1] / "prompts.jsonl", chat=config.data.chat).records
+    asked = [record.prompt for record in records if isinstance(record, Prompt)]
     return HumanReward(
         store,
         batch=f"iteration-{folder.name}-ppo",
         people=people.rate,
         options=Options(criteria=people.criteria, scale=people.scale),
+        shown={prompt_text(tokenizer, prompt): as_shown(prompt) for prompt in asked},
         wait=people.wait,
         otherwise=learned(folder, config.model) if people.reward == "both" else None,
     )
