@@ -1,5 +1,6 @@
 """Logging in and out, and joining by an invitation."""
 
+import math
 from typing import Annotated, TypeAlias
 
 from fastapi import APIRouter, Form, HTTPException, Request
@@ -27,17 +28,17 @@ def login_page(request: Request, session: Anybody) -> Response:
 @router.post("/login", response_model=None)
 async def login(request: Request, here: Here, session: Anybody, name: Field, password: Field) -> Response:
     """Begin a session. Wrong: 401. Too many tries: 429."""
-    wait = here.throttle.wait(name.strip(), address_of(request))
+    address = address_of(request)
+    wait = here.throttle.wait(name.strip(), address)
     if wait:
-        return problem(
-            request,
-            429,
-            f"too many tries for this name; wait {wait:.0f} seconds",
-            headers={"Retry-After": f"{wait:.0f}"},
-        )
+        seconds = str(math.ceil(wait))
+        detail = f"too many tries for this name, or from this address; wait {seconds} seconds"
+        return problem(request, 429, detail, headers={"Retry-After": seconds})
+    if here.passwords.busy:
+        return problem(request, 503, "many are logging in; try again in a moment", headers={"Retry-After": "5"})
     found = await run_in_threadpool(here.store.people.by_name, name.strip())
     person, hashed = found or (None, None)
-    if not await here.passwords.verify(hashed, password) or person is None or not person.active:
+    if not await here.passwords.verify(hashed, password, address) or person is None or not person.active:
         return _refused(request, "login.html", 401, "wrong_login")
     if session:
         await run_in_threadpool(here.store.people.end_session, session.token)

@@ -4,16 +4,19 @@ import secrets
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable
+from weakref import WeakValueDictionary
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, Lock, to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-HASHES = 2  # at once: each takes 64 MiB and most of a core
+HASHES = 2  # at once: each takes most of a core
+WAITING = 50  # others whose hash is not yet begun; more are sent away
+KIBIBYTES, PASSES, LANES = 19 * 1024, 2, 1  # OWASP's least for Argon2id
 LEAST, MOST = 10, 1000  # characters of a password
 WINDOW = 60.0  # seconds
 TRIES = 5  # of one name from one address within the window
-ADDRESS_TRIES = 60  # of all names from one address: people behind one router log in at nine, too
+ADDRESS_TRIES = 30  # of all names from one address: people behind one router log in at nine, too
 REMEMBERED = 10_000  # names and addresses
 
 
@@ -21,16 +24,27 @@ class Passwords:
     """Argon2 hashes, a few at a time, in threads of their own: logins wait for each other, nobody else for them."""
 
     def __init__(self) -> None:
-        self._hasher = PasswordHasher()
+        self._hasher = PasswordHasher(time_cost=PASSES, memory_cost=KIBIBYTES, parallelism=LANES)
         self._places = CapacityLimiter(HASHES)
+        self._turns: WeakValueDictionary[str, Lock] = WeakValueDictionary()  # of an address, while it is tried
         self._nobody: str | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether so many wait that another would wait too long."""
+        return self._places.statistics().tasks_waiting >= WAITING
 
     async def hash(self, password: str) -> str:
         return await to_thread.run_sync(self._hasher.hash, password, limiter=self._places)
 
-    async def verify(self, hashed: str | None, password: str) -> bool:
-        """Whether a password is the one. Takes as long where there is none, so that nobody learns who has one."""
-        return await to_thread.run_sync(self._verify, hashed, password, limiter=self._places)
+    async def verify(self, hashed: str | None, password: str, address: str) -> bool:
+        """Whether a password is the one. Takes as long where there is none, so that nobody learns who has one.
+
+        From one address one at a time: whoever guesses waits for their own guesses, and others for one of them.
+        """
+        turn = self._turns.setdefault(address, Lock())
+        async with turn:
+            return await to_thread.run_sync(self._verify, hashed, password, limiter=self._places)
 
     def _verify(self, hashed: str | None, password: str) -> bool:
         if hashed is None:

@@ -20,7 +20,7 @@ async function check() {
     const response = await fetch("/admin/import", { method: "POST", body, headers: { Accept: "application/json" } });
     show(response.ok, await response.json());
   } catch {
-    found.replaceChildren(element("p", "banner error", words.failed));
+    found.replaceChildren(element("p", "banner error", words.problem));
   }
 }
 
@@ -31,13 +31,13 @@ function show(ok, answer) {
   }
   const { items, mistakes, more } = answer;
   if (mistakes.length === 0) {
-    found.replaceChildren(element("p", "banner", `${words.items} ${items}`));
+    found.replaceChildren(element("p", "banner", `${words.import_items} ${items}`));
     return;
   }
   const list = element("ul", "mistakes", "");
   list.append(...mistakes.map((mistake) => element("li", "", mistake)));
-  const rest = more > 0 ? [element("p", "hint", `${words.more} ${more}`)] : [];
-  found.replaceChildren(element("p", "banner error", words.none), list, ...rest);
+  const rest = more > 0 ? [element("p", "hint", `${words.and_more} ${more}`)] : [];
+  found.replaceChildren(element("p", "banner error", words.import_mistakes), list, ...rest);
 }
 
 form.elements.file.addEventListener("change", check);

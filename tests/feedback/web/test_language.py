@@ -1,0 +1,78 @@
+"""English and Chinese say the same things, and nothing that is not shown."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from proxtune.feedback import web
+from proxtune.feedback.export import FORMATS, POLICIES
+from proxtune.feedback.records import KINDS
+from proxtune.feedback.store.people import ROLES
+from proxtune.feedback.web.language import LANGUAGES
+from tests.feedback.web.conftest import Login
+
+FOLDER = Path(web.__file__).parent
+SOURCES = {
+    path: path.read_text(encoding="utf-8")
+    for path in FOLDER.rglob("*")
+    if path.suffix in (".html", ".js", ".py") and path.parent.name != "language"
+}
+COMPOSED = {  # keys that are put together from a name
+    *(f"role_{role}" for role in ROLES),
+    *(f"ask_{kind}" for kind in KINDS),
+    *(f"kind_{kind}" for kind in KINDS),
+    *(f"format_{name}" for name in FORMATS),
+    *(f"policy_{name}" for name in POLICIES),
+    *(f"turn_{role}" for role in ("system", "user", "assistant")),
+    *(f"choice_{name}" for name in ("first", "second", "tie", "both_bad", "up", "down", "none")),
+}
+
+
+def test_both_languages_have_the_same_keys_and_none_is_empty() -> None:
+    assert set(LANGUAGES["en"]) == set(LANGUAGES["zh"])
+    assert all(text.strip() for words in LANGUAGES.values() for text in words.values())
+    assert not set(LANGUAGES["en"]) & set(dir(dict)), "a template would find the method of the dict"
+
+
+def test_every_key_is_used_and_every_used_key_is_there() -> None:
+    used = {key for text in SOURCES.values() for key in re.findall(r"\b(?:t|words)\.(\w+)", text)}
+    used |= set(re.findall(r'_refused\([^)]*?\d{3}, "(\w+)"', SOURCES[FOLDER / "login.py"]))
+    known = set(LANGUAGES["en"])
+    assert used - known - {"get"} == set()
+    assert known - used - COMPOSED == set()
+    assert known >= COMPOSED
+
+
+def test_chinese_is_chinese() -> None:
+    plain = [key for key, text in LANGUAGES["zh"].items() if not re.search(r"[\u4e00-\u9fff]", text)]
+    assert plain == []
+
+
+@pytest.mark.parametrize(
+    ("accept", "cookie", "query", "shown"),
+    [
+        ("", None, "", "Log in"),
+        ("zh-CN,zh;q=0.9", None, "", "登录"),
+        ("en", "zh", "", "登录"),
+        ("zh", "en", "", "Log in"),
+        ("en", None, "?language=zh", "登录"),
+        ("zh", "zh", "?language=en", "Log in"),
+        ("en", "klingon", "?language=../../etc", "Log in"),
+    ],
+)
+def test_the_reader_chooses_the_language(login: Login, accept: str, cookie: str | None, query: str, shown: str) -> None:
+    client = login("anna")
+    client.cookies.clear()
+    cookies = {} if cookie is None else {"Cookie": f"language={cookie}"}
+    answer = client.get(f"/login{query}", headers={"Accept-Language": accept, **cookies})
+    assert f"<h1>{shown}</h1>" in answer.text
+    assert ("language=" in answer.headers.get("set-cookie", "")) == (query != "")
+
+
+def test_every_page_is_there_in_chinese(login: Login) -> None:
+    root = login("root", "admin")
+    for path in ("/work", "/guidelines", "/review", "/admin", "/admin/people", "/admin/import", "/admin/quality"):
+        page = root.get(path, headers={"Accept-Language": "zh-CN"}).text
+        assert re.search(r'<html lang="zh', page), path
+        assert re.search(r"[\u4e00-\u9fff]{2}", page), path
