@@ -1,6 +1,6 @@
 """A running app, and somebody logged in to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from fastapi import FastAPI
@@ -10,6 +10,7 @@ from proxtune.feedback.store import Store
 from proxtune.feedback.store.people import Role
 from proxtune.feedback.web import passwords
 from proxtune.feedback.web.app import create_app
+from tests.feedback.web.browsing import Browser, served
 
 PASSWORD = "correct horse battery"
 HOST = "http://127.0.0.1:8410"
@@ -48,3 +49,24 @@ def login(app: FastAPI, store: Store, hashed: str) -> Login:
         return client
 
     return log_in
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    browser = Browser()
+    yield browser
+    browser.driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Browser:
+    """A browser that nobody has used."""
+    chromium.forget()
+    return chromium
+
+
+@pytest.fixture
+def url(store: Store) -> Iterator[str]:
+    """Where the app of the store is served."""
+    with served(store) as address:
+        yield address
