@@ -11,10 +11,10 @@
 κ is Cohen's, and there only where two people judged all. Texts that people wrote are not compared.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 
@@ -36,6 +36,13 @@ from proxtune.feedback.records import Body, Kind, PairBody, RankingBody, RatingB
 Table: TypeAlias = dict[int, dict[int, Answer]]
 
 
+class _Drawn(TypedDict):
+    """How the intervals are drawn."""
+
+    seed: int
+    resamples: int
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
     """How much people agree on one kind of question, or on one criterion of ratings."""
@@ -51,7 +58,7 @@ def agreement_of(found: Sequence[Opinions], *, seed: int, resamples: int) -> lis
     kinds: dict[Kind, list[Opinions]] = {}
     for one in found:
         kinds.setdefault(one.item.kind, []).append(one)
-    drawn = {"seed": seed, "resamples": resamples}
+    drawn: _Drawn = {"seed": seed, "resamples": resamples}
     return [result for kind, asked in kinds.items() for result in _of_kind(kind, asked, drawn)]
 
 
@@ -60,7 +67,7 @@ def choices(found: Sequence[Opinions]) -> Table:
     return _table(found, choice)
 
 
-def _of_kind(kind: Kind, asked: Sequence[Opinions], drawn: Mapping[str, int]) -> list[Agreement]:
+def _of_kind(kind: Kind, asked: Sequence[Opinions], drawn: _Drawn) -> list[Agreement]:
     items = sum(len(one.answers) > 1 for one in asked)
     match kind:
         case "pair":
@@ -83,7 +90,7 @@ def _of_kind(kind: Kind, asked: Sequence[Opinions], drawn: Mapping[str, int]) ->
     return []
 
 
-def _of_criterion(asked: Sequence[Opinions], criterion: str, drawn: Mapping[str, int]) -> Agreement:
+def _of_criterion(asked: Sequence[Opinions], criterion: str, drawn: _Drawn) -> Agreement:
     table = _table(asked, lambda body: body.scores.get(criterion) if isinstance(body, RatingBody) else None)
     items = sum(len(answers) > 1 for answers in table.values())
     return _of_answers(f"rating: {criterion}", items, table, drawn, level="ordinal", weights="quadratic")
@@ -93,7 +100,7 @@ def _of_answers(
     name: str,
     items: int,
     table: Table,
-    drawn: Mapping[str, int],
+    drawn: _Drawn,
     *,
     alpha: Figure | None = None,
     level: Level = "nominal",
@@ -129,8 +136,7 @@ def span_f1(asked: Sequence[Opinions], *, seed: int, resamples: int) -> Figure:
             marked.append(sum(len(a) + len(b) for a, b in pairs))
 
     def f1(weights: Array) -> Array:
-        total = weights @ np.asarray(marked, dtype=np.float64)
-        undefined = np.full(len(weights), np.nan)
-        return np.divide(weights @ np.asarray(shared, dtype=np.float64), total, out=undefined, where=total > 0)
+        both, total = (weights @ np.asarray(counts, dtype=np.float64) for counts in (shared, marked))
+        return np.asarray(np.divide(both, total, out=np.full(len(weights), np.nan), where=total > 0))
 
     return figure(f1, [1] * len(shared), seed=seed, resamples=resamples)

@@ -156,9 +156,11 @@ def _right(found: Sequence[Opinions], people: set[int]) -> Iterator[bool]:
 
 def _twice(found: Sequence[Opinions], people: set[int]) -> Iterator[tuple[str, str]]:
     """What a person said first, and of the same item again."""
-    first = {one.id: one.bodies() for one in found}
+    first = {one.id: one for one in found}
     for one in found:
-        before = first.get(one.repeats, {}) if one.repeats is not None else {}
+        if one.repeats not in first:
+            continue
+        before = first[one.repeats].bodies()
         for person, body in one.bodies().items():
             then, now = choice(before[person]) if person in before else None, choice(body)
             if person in people and then is not None and now is not None:
