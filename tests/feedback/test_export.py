@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxtune.data.records import Completion, Labelled, Message, Preference, Rated, Tagged
+from proxtune.data.records import Completion, Labelled, Message, Preference, Prompt, Rated, Tagged
 from proxtune.data.sources import read
 from proxtune.errors import DataError
 from proxtune.feedback.export import FORMATS, export, side_of
@@ -214,6 +214,9 @@ def test_training_reads_every_format(store: Store, tmp_path: Path) -> None:
     kto = records("kto", "jsonl")
     assert all(isinstance(one, Completion) for one in kto)
     assert [(one.completion, one.columns["label"]) for one in kto] == [("no", True), ("yes", False), ("up?", True)]
+    (ranking,) = records("rankings", "jsonl")
+    assert isinstance(ranking, Prompt)
+    assert ranking.columns["responses"] == ["two", "one", "three"]
     (sft,) = records("sft", "jsonl")
     assert isinstance(sft, Completion)
     assert (sft.prompt, sft.completion) == ("rewrite", "better")
