@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE := 1
+unexport PYTHONDONTWRITEBYTECODE # with bytecode kept, the asserts of a test are rewritten once and not in every run
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,7 +22,7 @@ check: .venv ## what to run before each commit: under 90 seconds, on both cores
 	$(MAKE) --no-print-directory --jobs=2 --output-sync lint types layers fast
 
 fast: .venv ## the fast tests
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "not slow and not nightly"
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=fast $(BIN)/pytest -q -n 2 --dist worksteal -m "not slow and not nightly"
 
 test: lint types layers ## everything that CI runs
 	CI=true OMP_NUM_THREADS=1 $(BIN)/pytest -q

@@ -18,6 +18,7 @@ Report = TypeVar("Report", pytest.CollectReport, pytest.TestReport)
 IN_CI = os.environ.get("CI") == "true"
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=IN_CI)
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=25)  # of `make check`
 hypothesis.settings.register_profile("nightly", deadline=None, max_examples=2_000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
