@@ -6,12 +6,12 @@ import sys
 import typer
 from rich.console import Console
 
-from proxtune.cli import data, doctor, label, rlhf, runs, start, train, tune, use
+from proxtune.cli import data, doctor, label, rlhf, runs, simulate, start, train, tune, use
 from proxtune.cli.app import app
 from proxtune.errors import ProxtuneError
 from proxtune.training.stop import Stopped, listening
 
-__all__ = ["app", "data", "doctor", "label", "main", "rlhf", "runs", "start", "train", "tune", "use"]
+__all__ = ["app", "data", "doctor", "label", "main", "rlhf", "runs", "simulate", "start", "train", "tune", "use"]
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def init(
     dry_run: Dry = False,
 ) -> None:
     """Make a store that asks people about the rows of a file."""
-    _needs_extra()
+    needs_extra()
     from proxtune.workflows import label as workflow
 
     asking = _asking(data, kind, column, overlap, batch, labels, multiple, criteria, scale, encoding)
@@ -97,7 +97,7 @@ def add(
     dry_run: Dry = False,
 ) -> None:
     """Ask more; what stands in the store already, in the same batch, is not asked twice."""
-    _needs_extra()
+    needs_extra()
     from proxtune.workflows import label as workflow
 
     asking = _asking(data, kind, column, overlap, batch, labels, multiple, criteria, scale, encoding)
@@ -124,7 +124,7 @@ def candidates(
     scale: Scale = None,
 ) -> None:
     """Sample answers from models and ask people to compare them: two as a pair, three to six as a ranking."""
-    _needs_extra()
+    needs_extra()
     from proxtune.workflows.label_candidates import Sampling
     from proxtune.workflows.label_candidates import candidates as sample
 
@@ -144,7 +144,7 @@ def serve(
     key: Annotated[Path | None, typer.Option(metavar="KEY.pem", help="The certificate's key.")] = None,
 ) -> None:
     """Serve the app in which people judge. The first time it shows a link with which you become its admin."""
-    _needs_extra()
+    needs_extra()
     from proxtune.feedback.store import Store
     from proxtune.feedback.web.server import serve as run
 
@@ -155,7 +155,7 @@ def serve(
 @label.command(epilog="Example: proxtune label status")
 def status(store: StoreAt = "labels.db") -> None:
     """How far each batch is."""
-    _needs_extra()
+    needs_extra()
     from proxtune.workflows import label as workflow
 
     workflow.status(store, console)
@@ -167,7 +167,7 @@ def guidelines(
     store: StoreAt = "labels.db",
 ) -> None:
     """Give people other guidelines; every answer bears the version that its author could read."""
-    _needs_extra()
+    needs_extra()
     from proxtune.workflows import label as workflow
 
     workflow.write_guidelines(file, store, console)
@@ -176,7 +176,7 @@ def guidelines(
 @label.command(epilog="Example: proxtune label people")
 def people(store: StoreAt = "labels.db") -> None:
     """Who judges, how much, and under which name in exports."""
-    _needs_extra()
+    needs_extra()
     from proxtune.workflows import label as workflow
 
     workflow.people(store, console)
@@ -191,7 +191,7 @@ def invite(
     site: Annotated[str, typer.Option(metavar="URL", help="Where people reach the app.")] = f"http://127.0.0.1:{PORT}",
 ) -> None:
     """Print a link with which one person can join."""
-    _needs_extra()
+    needs_extra()
     from proxtune.feedback.store.people import ROLES
     from proxtune.workflows import label as workflow
 
@@ -218,7 +218,7 @@ def export(
     seed: Annotated[int, typer.Option(help="Decides which prompts are held out.")] = 1,
 ) -> None:
     """Write what people said as a file to train on."""
-    _needs_extra()
+    needs_extra()
     from proxtune.feedback.export import FORMATS, POLICIES
     from proxtune.workflows import label as workflow
 
@@ -242,7 +242,7 @@ def quality(
     lang: Annotated[str, typer.Option(metavar="en|zh", help="Language of the page.")] = "en",
 ) -> None:
     """How far judgements can be trusted: agreement, attention, biases; and which model is the best."""
-    _needs_extra()
+    needs_extra()
     from proxtune.feedback.quality_page import LANGUAGES
     from proxtune.workflows import label as workflow
 
@@ -255,7 +255,7 @@ def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file.")], store: StoreAt = "labels.db"
 ) -> None:
     """Copy a SQLite store while people go on working."""
-    _needs_extra()
+    needs_extra()
     from proxtune.workflows import label as workflow
 
     workflow.backup(store, file, console)
@@ -267,13 +267,13 @@ def move(
     store: StoreAt = "labels.db",
 ) -> None:
     """Copy a store to another database, with every row; stop the app first."""
-    _needs_extra()
+    needs_extra()
     from proxtune.workflows import label as workflow
 
     workflow.move(store, target, console)
 
 
-def _needs_extra() -> None:
+def needs_extra() -> None:
     """Raise ConfigError, with the line that installs it, where what the commands need is not there."""
     from importlib.util import find_spec
 

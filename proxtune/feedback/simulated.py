@@ -17,9 +17,10 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from random import Random
+from threading import Event
 from typing import Any, NamedTuple, Protocol, Self, TypeAlias
 
 import httpx2
@@ -200,7 +201,7 @@ class Browser:
         """An answer of the app: success, or 409. Raises StoreError: another refusal, or nothing for `patience`."""
         deadline, pause = time.monotonic() + self.patience, 0.1
         while True:
-            failed, wait = "", 0.0
+            failed, told = "", 0.0
             try:
                 answer = self.client.request(method, path, **content)
             except httpx2.TransportError as error:
@@ -211,8 +212,8 @@ class Browser:
                 failed = f"HTTP {answer.status_code}: {answer.text[:200]}"
                 if answer.status_code not in {429, 503}:
                     raise StoreError(f"{self.name}: {method} {path} is refused ({failed})")
-                wait = float(answer.headers.get("retry-after", "0"))
-            pause = min(max(2 * pause, wait), 5.0 + wait)
+                told = float(answer.headers.get("retry-after", "0"))
+            pause = min(max(2 * pause, told), 5.0 + told)
             if time.monotonic() + pause > deadline:
                 raise StoreError(f"{self.name}: {self.client.base_url} does not answer ({failed}); is the app running?")
             time.sleep(pause)
@@ -235,7 +236,8 @@ def answer_all(
     person: Person,
     *,
     seed: int = 1,
-    until: Callable[[], bool] | None = None,
+    until: Callable[[], bool] = lambda: False,
+    stay: bool = False,
     pause: float = 0.0,
     told: Callable[[Recorded], object] = lambda _: None,
 ) -> int:
@@ -243,7 +245,8 @@ def answer_all(
 
     Args:
         seed: with the name and the item's number it decides all that is left to chance.
-        until: go on looking for more until it is true; None: until nothing is left.
+        until: end once it is true, whatever is left.
+        stay: wait for more where nothing is left, until `until`.
         pause: seconds that reading takes; who does not read answers at once.
         told: told of each answer that is recorded.
 
@@ -252,9 +255,9 @@ def answer_all(
     count = 0
     with Browser(url, name) as browser:
         browser.login(password)
-        while until is None or not until():
+        while not until():
             shown = browser.next()
-            if shown is None and until is None:
+            if shown is None and not stay:
                 break
             if shown is None:
                 time.sleep(POLL)
@@ -283,13 +286,24 @@ class Crowd:
             with Browser(self.url, name) as browser:
                 browser.join(invite(), self.passwords[name])
 
-    def answer_all(self, **how: Any) -> dict[str, int]:
-        """`answer_all` of everybody at once; returns how much each said. Raises what one of them raised."""
+    def answer_all(self, *, until: Callable[[], bool] = lambda: False, **how: Any) -> dict[str, int]:
+        """`answer_all` of everybody at once; returns how much each said. One who fails ends all."""
+        over = Event()
+
+        def ended() -> bool:
+            return over.is_set() or until()
+
         with ThreadPoolExecutor(len(self.people)) as pool:
             said = {
-                name: pool.submit(answer_all, self.url, name, self.passwords[name], person, **how)
+                name: pool.submit(answer_all, self.url, name, self.passwords[name], person, until=ended, **how)
                 for name, person in self.people.items()
             }
+            try:
+                finished, _ = wait(said.values(), return_when=FIRST_EXCEPTION)
+                for future in finished:
+                    future.result()
+            finally:
+                over.set()
         return {name: future.result() for name, future in said.items()}
 
 

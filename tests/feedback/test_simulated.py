@@ -279,4 +279,15 @@ def test_people_wait_for_more_until_they_are_told_to_stop(served: Served) -> Non
             served.store.queue.add([items()[0].model_copy(update={"batch": "later"})])
         return len(said) == 35
 
-    assert crowd.answer_all(until=enough, told=said.append) == {"anna": 35}
+    assert crowd.answer_all(until=enough, stay=True, told=said.append) == {"anna": 35}
+
+
+@pytest.mark.slow
+def test_where_one_fails_all_end(served: Served) -> None:
+    def fails(prompt: str, text: str) -> float:
+        raise ZeroDivisionError
+
+    crowd = Crowd(served.url, {"anna": Noisy(taste), "bert": Noisy(fails)})
+    crowd.join(served.invite)
+    with pytest.raises(ZeroDivisionError):
+        crowd.answer_all(stay=True)
