@@ -25,6 +25,7 @@ from proxtune.data.sources import read
 from proxtune.evaluation.metrics import Measure
 from proxtune.evaluation.record import write_record
 from proxtune.evaluation.tasks import TASKS
+from proxtune.evaluation.tasks.writing import HEADLINES
 from proxtune.runs import Run
 from proxtune.workflows import outcome
 from proxtune.workflows.jobs import sft_job
@@ -67,6 +68,7 @@ ALL = {
         Task("ratings", "bundled:chitchat-scores-test"),
         Task("relation", "data/relations/test.jsonl"),
         Task("questions", "data/questions/test.jsonl"),
+        Task("headlines", "bundled:bbc-headlines-test", ("decoder",)),
     )
 }
 
@@ -103,11 +105,18 @@ def measured(name: str, records: Sequence[Record]) -> tuple[str, Measure]:
     """(the task's headline figure, all figures) of a run on test rows."""
     model = outcome.open_model(name)
     result = outcome.predict(model, list(records))
-    return TASKS[result.kind].headline, result.measured()
+    headline = TASKS[result.kind].headline if result.kind in TASKS else HEADLINES[result.kind]
+    return headline, result.measured()
 
 
 def untuned(task: Task, records: Sequence[Record]) -> float:
-    """The headline of the recipe's model before its first step: a new head on pretrained states."""
+    """The headline of the recipe's model before its first step: as it is, or a new head on pretrained states."""
+    config = configs.load(SFTRun, [f"recipe:{task.recipe}"])
+    if config.task.answers is not None:
+        model = outcome.open_model(config.model.name)
+        given = {"task": config.task.answers, "answer_tokens": config.task.answer_tokens}
+        said = outcome.predict(model, list(records), **given)
+        return float(said.measured().values()[HEADLINES[config.task.answers]])
     job = sft_job(configs.load(SFTRun, [f"recipe:{task.recipe}"], ["training.steps=1"]))
     algorithm: Any = job.algorithm
     examples, _ = algorithm.task.read(records, outcome.reading_of(algorithm.model))
@@ -151,7 +160,7 @@ def write(task: Task, model: str, seeds: Sequence[int], runs: Sequence[Trained],
             "figures": first.values(),
             "seeds": {str(seed): m.values()[headline] for seed, (_, m) in zip(seeds, found, strict=True)},
             "baseline": base,
-            "untuned": untuned(task, records) if model == "encoder" else None,
+            "untuned": untuned(task, records) if model == "encoder" or task.models == ("decoder",) else None,
             "minutes": median(run.minutes for run in runs),
             "memory": max(run.gib for run in runs),
             "steps": len(Run.open(runs[0].path).metrics()),
@@ -165,7 +174,7 @@ def write(task: Task, model: str, seeds: Sequence[int], runs: Sequence[Trained],
 def _learnt(task: Task) -> tuple[str, list[Record]]:
     """(the kind of the task, the rows that its models learn from)."""
     config = configs.load(SFTRun, [f"recipe:{task.recipe}"])
-    return config.task.kind, read(config.data.train, duplicates=config.data.duplicates).records
+    return config.task.answers or config.task.kind, read(config.data.train, duplicates=config.data.duplicates).records
 
 
 def main() -> None:

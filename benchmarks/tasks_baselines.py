@@ -1,7 +1,9 @@
 """What a careful person would try first, for each kind of task."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from sklearn.pipeline import FeatureUnion
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from proxtune.data.labels import answered
-from proxtune.data.records import Answered, Labelled, Record, Tagged
+from proxtune.data.records import Answered, Completion, Labelled, Record, Tagged
 from proxtune.data.tags import entities
 from proxtune.evaluation import labels, spans, texts
 from proxtune.evaluation.tasks.classification import name_of
@@ -115,10 +117,33 @@ def _spans(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]
     return "the last word that was an answer in training", figures["f1"]
 
 
+def _lead(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
+    """How the text begins: its first sentence, or as many words as answers have; the better one in training."""
+
+    def sentence(record: Completion) -> str:
+        return re.split(r"(?<=[.!?])\s", str(record.prompt), maxsplit=1)[0]
+
+    def words(record: Completion) -> str:
+        return " ".join(str(record.prompt).split()[:length])
+
+    learnt = [record for record in train if isinstance(record, Completion)]
+    asked = [record for record in test if isinstance(record, Completion)]
+    length = round(fmean(len(record.completion.split()) for record in learnt))
+
+    def score(rows: Sequence[Completion], said: Callable[[Completion], str]) -> float:
+        return texts.summaries([row.completion for row in rows], list(map(said, rows))).values()["rougeL"]
+
+    name, best = max(
+        (("the first sentence", sentence), (f"the first {length} words", words)), key=lambda x: score(learnt, x[1])
+    )
+    return name, score(asked, best)
+
+
 BASELINES: dict[str, Callable[[Sequence[Record], Sequence[Record]], tuple[str, float]]] = {
     "classification": _classes,
     "label_sets": _sets,
     "regression": _numbers,
     "tagging": _gazetteer,
     "question_answering": _spans,
+    "summarisation": _lead,
 }
