@@ -3,10 +3,12 @@
 import io
 import itertools
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from proxtune.workflows.rlhf.design import Design, Findings, adjusted, kept
 from proxtune.workflows.rlhf.measure import ceiling, win_rate
 from proxtune.workflows.rlhf.questions import Pair, items, pairs_of
 from proxtune.workflows.rlhf.schema import RLHFRun
+from tests.forked import exit_code, fork
 
 SCRATCH = {"vocab_size": 300, "layers": 1, "hidden": 16, "heads": 2, "context": 64}
 SMALL = {"tuning": {"kind": "full"}, "training": {"steps": 3, "save_every": 1}}
@@ -168,6 +171,31 @@ def test_stopped_after_any_file_it_goes_on_and_finds_the_same(tmp_path: Path, mo
     same = ("judged", "accuracy", "longer_people", "longer_model", "win", "kl")
     found = findings_of(run)
     assert [[one[key] for key in same] for one in found] == [[one[key] for key in same] for one in expected]
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_each_stage_it_goes_on_and_finds_the_same(tmp_path: Path) -> None:
+    """kill -9 while it waits for people, while the reward model is learnt, within PPO, and while people compare."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "torn").mkdir()
+    whole, torn = (config_of(tmp_path / name, iterations=1, ask={"again": 0.0}) for name in ("whole", "torn"))
+    with people(tmp_path / "whole" / "loop" / "labels.db", count=1):
+        run, _ = walk(whole)
+    (expected,) = findings_of(run)
+    folder = tmp_path / "torn" / "loop" / "iterations" / "001"
+    for life, sign in enumerate(("asked.json", "reward/metrics.jsonl", "ppo/checkpoints", "compared.json")):
+        pid = fork(lambda life=life: walk(torn, resume=life > 0) and None)  # type: ignore[misc]
+        answering = people(tmp_path / "torn" / "loop" / "labels.db", count=1) if life else nullcontext()
+        with answering:
+            while not (folder / sign).exists():
+                time.sleep(0.005)
+        os.kill(pid, signal.SIGKILL)
+        assert exit_code(pid) == -signal.SIGKILL
+    with people(tmp_path / "torn" / "loop" / "labels.db", count=1):
+        run, _ = walk(torn, resume=True)
+    (found,) = findings_of(run)
+    same = ("judged", "accuracy", "longer_people", "longer_model", "win", "kl", "score")
+    assert {key: found[key] for key in same} == {key: expected[key] for key in same}
 
 
 @pytest.mark.slow
