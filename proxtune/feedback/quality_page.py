@@ -90,6 +90,10 @@ table { border-collapse: collapse; font-size: 13.5px } th, td { text-align: left
 border-bottom: 1px solid #8884; overflow-wrap: anywhere } .chart { max-width: 600px }
 .num { text-align: right; font-variant-numeric: tabular-nums } .matrix td { padding: 6px 12px; text-align: right }
 """
+SHADES = 10  # of a cell, as classes: a page under a strict policy may have no style attribute
+CSS += "".join(
+    f".shade-{step}{{background:rgb(46 126 160/{0.75 * step / SHADES:.3f})}}" for step in range(1, SHADES + 1)
+)
 
 
 def quality_page(store: Store, language: Language = "en", *, batch: str | None = None) -> str:
@@ -241,7 +245,7 @@ def _shade(figure: Figure, say: Say) -> str:
     told = f' title="{escape(shown(figure, say))}, {figure.count}"'
     if figure.value is None:
         return f"<td{told}>–</td>"
-    return f'<td style="background:rgb(46 126 160 / {0.75 * max(0.0, figure.value):.2f})"{told}>{figure.value:.2f}</td>'
+    return f'<td class="shade-{round(SHADES * max(0.0, figure.value))}"{told}>{figure.value:.2f}</td>'
 
 
 def _bars(figures: dict[str, Figure], title: str, label: str) -> str:

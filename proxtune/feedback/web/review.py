@@ -7,9 +7,10 @@ from starlette.responses import Response
 
 from proxtune.feedback.opinions import opinions
 from proxtune.feedback.quality import disputed
-from proxtune.feedback.records import as_shown
+from proxtune.feedback.records import Item, as_shown
 from proxtune.feedback.web.auth import Here, Reviewer
 from proxtune.feedback.web.pages import page
+from proxtune.feedback.web.site import Site
 from proxtune.feedback.web.work import Answer, ItemId, Recorded, Shown, in_store, work_values
 
 router = APIRouter()
@@ -32,15 +33,14 @@ def review_page(request: Request, session: Reviewer, here: Here) -> Response:
 @router.get("/review/{item}", response_model=None)
 def decide_page(request: Request, session: Reviewer, here: Here, item: ItemId) -> Response:
     """One of them, asked as it was asked of the others."""
+    _asked(here, item)
     return page(request, "work.html", session=session, review=item, **work_values(request, here))
 
 
 @router.get("/api/items/{item}/review")
 def disputed_item(session: Reviewer, here: Here, item: ItemId) -> Disputed:
     """An item, and what was said of it; not who said it."""
-    asked = here.store.queue.item(item)
-    if asked is None:
-        raise HTTPException(404, f"there is no item {item}; load the list again")
+    asked = _asked(here, item)
     order, revision = here.store.judgements.place(session.person.id, item)
     version, text = here.store.guidelines()
     said = here.store.judgements.of_item(item)
@@ -68,3 +68,10 @@ def decide(session: Reviewer, here: Here, item: ItemId, answer: Answer) -> Recor
     )
     here.store.people.note(person, "decided", {"item": item, "revision": said.revision})
     return Recorded(revision=said.revision)
+
+
+def _asked(here: Site, number: int) -> Item:
+    item = here.store.queue.item(number)
+    if item is None:
+        raise HTTPException(404, f"there is no item {number}; load the list again")
+    return item

@@ -12,7 +12,7 @@ from proxtune.errors import ConfigError, StoreError
 from proxtune.feedback.store import Store
 from proxtune.feedback.web.app import create_app
 
-PORT = 8410
+PORT = 8300
 
 
 def serve(

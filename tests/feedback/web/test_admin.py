@@ -36,6 +36,7 @@ def test_a_reviewer_sees_what_was_said_and_has_the_last_word(store: Store, login
     assert [(one.final, one.body.preference) for one in judged.judgements] == [(True, -2)]
     assert f'href="/review/{number}"' not in rosa.get("/review").text
     assert rosa.get("/api/items/999/review").status_code == 404
+    assert rosa.get("/review/999").status_code == 404
 
 
 def test_a_reviewer_who_judged_decides_in_the_places_they_saw(store: Store, login: Login) -> None:

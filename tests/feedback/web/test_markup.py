@@ -10,6 +10,7 @@ from proxtune.feedback.records import Candidate, Item
 from proxtune.feedback.store import Store
 from proxtune.feedback.web.guard import HEADERS
 from proxtune.feedback.web.pages import markdown
+from tests.feedback.conftest import pair
 from tests.feedback.web.conftest import Login
 from tests.feedback.web.payloads import PAYLOADS
 
@@ -118,11 +119,18 @@ def test_wa3_every_answer_has_its_headers(login: Login) -> None:
 
 
 def test_wa3_the_quality_page_allows_its_one_style_alone(store: Store, login: Login) -> None:
+    store.queue.add([pair(number, overlap=3) for number in range(12)])
+    for name in ("<b>anna", "berta", "clara"):
+        person = store.people.add(name, "annotator").id
+        while (lease := store.queue.next(person)) is not None:
+            said = {"kind": "pair", "preference": (person * lease.id) % 3 - 1}
+            store.judgements.submit(person, lease.id, said, revision=1, request=f"{person}-{lease.id}")
     answer = login("root", "admin").get("/admin/quality")
     assert answer.status_code == 200
     policy = answer.headers["Content-Security-Policy"]
     assert "unsafe" not in policy
     assert re.search(r"style-src 'sha256-[\w+/]+='", policy)
+    assert 'class="shade-' in answer.text
     tags = Seen(answer.text).tags
     assert not [tag for tag, _ in tags if tag in ("script", "img", "link", "iframe")]
     assert not [attributes for _, attributes in tags if "style" in attributes]

@@ -26,6 +26,9 @@ def test_every_operation_is_described(app: FastAPI) -> None:
 def test_wa7_no_request_crashes_the_app(app: FastAPI, store: Store, login: Login) -> None:
     store.queue.add([pair(i, overlap=5) for i in range(20)])
     root = login("root", "admin")
+    shown = root.get("/api/next").json()
+    said = {"revision": 1, "request": "first", "body": {"kind": "pair", "preference": 1}}
+    assert root.post(f"/api/items/{shown['id']}/judgement", json=said).status_code == 201
     root.get("/api/next")
     cookie = f"session={root.cookies['session']}"
     headers = {"Cookie": cookie, "X-CSRF-Token": root.headers["X-CSRF-Token"], "Accept": "application/json"}

@@ -1,5 +1,9 @@
 """The first start: nothing is known to everybody."""
 
+import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,7 @@ from starlette.testclient import TestClient
 
 from proxtune.errors import ConfigError, StoreError
 from proxtune.feedback.store import Store
+from proxtune.feedback.web import server
 from proxtune.feedback.web.app import create_app
 from proxtune.feedback.web.server import first_admin_link, is_loopback, secret_of, serve
 from tests.feedback.web.conftest import HOST, PASSWORD
@@ -77,6 +82,15 @@ def test_wa2_nobody_registers_without_an_invitation(client: TestClient) -> None:
         for password in ("admin", "12345678", "password", "proxtune", ""):
             status = client.post("/login", data={"name": name, "password": password}).status_code
             assert status in {401, 422, 429}
+
+
+def test_wa6_the_app_loads_nothing_that_could_fetch_an_address() -> None:
+    code = "import sys, proxtune.feedback.web.server; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(done.stdout))
+    assert not loaded & {"torch", "transformers", "requests", "aiohttp", "httpx", "httpx2", "urllib3"}
+    for path in Path(server.__file__).parent.rglob("*.py"):
+        assert not re.search(r"urllib\.request|http\.client|urlopen", path.read_text(encoding="utf-8")), path
 
 
 @pytest.mark.parametrize(
