@@ -8,6 +8,8 @@ In a page, both kinds of figure stand between a marker and its end, and only wha
     <!-- record: road/demo#value:.2f -->0.31<!-- /record -->    one field (`raw.0.loss` is a nested one)
     <!-- records: road -->                                      a table of all records of one area
     <!-- /records -->
+    <!-- tasks -->                                              the tasks of results/tasks, each by its models
+    <!-- /tasks -->
 """
 
 import json
@@ -22,6 +24,13 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/**/*.md", "proxtune/recipes/*/README.md")
 FIELD = re.compile(r"(<!-- record: ([\w/-]+)#([\w.]+)(?::([\w.,+%]+))? -->).*?(<!-- /record -->)", re.DOTALL)
 TABLE = re.compile(r"(<!-- records: ([\w-]+) -->\n).*?(<!-- /records -->)", re.DOTALL)
+TASKS = re.compile(r"(<!-- tasks -->\n).*?(<!-- /tasks -->)", re.DOTALL)
+MODELS = ("encoder", "decoder", "scratch")
+MATRIX = {
+    "en": "| task | figure | simple baseline | untuned | encoder | decoder | from scratch |",
+    "zh": "| 任务 | 指标 | 简单基线 | 未微调 | 编码器 | 解码器 | 从零开始 |",
+}
+TOOK = {"en": "{:.1f} min, {:.1f} GiB", "zh": "{:.1f} 分钟，{:.1f} GiB"}
 HEADERS = {
     "en": "| claim | measured | goal | holds | against | command |",
     "zh": "| 结论 | 实测 | 目标 | 达成 | 对照 | 命令 |",
@@ -59,7 +68,39 @@ def render(text: str, results: Path, language: str) -> str:
         rows = [HEADERS[language], "|---|---|---|---|---|---|", *(row(record, language) for record in records)]
         return start + "\n".join(rows) + "\n" + end
 
-    return TABLE.sub(table, FIELD.sub(field, text))
+    def tasks(match: re.Match[str]) -> str:
+        return match[1] + "\n".join(matrix(results / "tasks", language)) + "\n" + match[2]
+
+    return TASKS.sub(tasks, TABLE.sub(table, FIELD.sub(field, text)))
+
+
+def matrix(folder: Path, language: str) -> Iterator[str]:
+    """A row for each task with a record of one of its models; where one loses to the baseline, the baseline is bold."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.json")):
+        task, _, model = path.stem.rpartition("_")
+        if model in MODELS:
+            found.setdefault(task, {})[model] = read(path)
+    yield MATRIX[language]
+    yield "|---|---|---|---|---|---|---|"
+    for task, models in found.items():
+        record = next(models[model] for model in MODELS if model in models)
+        base, untuned = record["raw"]["baseline"], record["raw"]["untuned"]
+        beaten = all(one["value"] > base for one in models.values())
+        simple = f"{base:.3f}" if beaten else f"**{base:.3f}**"
+        before = "—" if untuned is None else f"{untuned:.3f}"
+        cells = [f"`{task}`", record["unit"], simple, before, *(_cell(models.get(model), language) for model in MODELS)]
+        yield "| " + " | ".join(cells) + " |"
+
+
+def _cell(record: dict[str, Any] | None, language: str) -> str:
+    if record is None:
+        return "—"
+    low, high = record["interval"]
+    took = TOOK[language].format(record["raw"]["minutes"], record["raw"]["memory"])
+    seeds = record["raw"]["seeds"].values()
+    others = f" ({', '.join(f'{value:.3f}' for value in seeds)})" if len(seeds) > 1 else ""
+    return f"{record['value']:.3f} [{low:.3f}, {high:.3f}]{others}<br>{took}"
 
 
 def row(record: dict[str, Any], language: str) -> str:
