@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Table, create_engine, event, text
+from sqlalchemy.exc import DataError as ValueRefused
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from proxtune.errors import StoreBusyError, StoreError, StoreFullError
+from proxtune.errors import DataError, StoreBusyError, StoreError, StoreFullError
 from proxtune.feedback.store.tables import migrate, newer_than_known
 
 WAIT = 10.0  # seconds that a writer waits for its turn
@@ -101,6 +102,8 @@ class Database:
             yield
         except (OperationalError, PoolTimeoutError) as error:
             raise self._explained(error) from error
+        except ValueRefused as error:
+            raise DataError(f"{self} cannot keep this: {error.orig}; leave such characters and numbers out") from error
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise self._explained(error) from error

@@ -64,7 +64,9 @@ def is_ours(headers: Headers) -> bool:
     if site is not None:
         return site in ("same-origin", "none")
     origin = headers.get("origin")
-    return origin is None or (origin.startswith(("http://", "https://")) and urlsplit(origin).netloc == headers["host"])
+    return origin is None or (
+        origin.startswith(("http://", "https://")) and urlsplit(origin).netloc == headers.get("host")
+    )
 
 
 def _at_most(most: int, receive: Receive) -> Receive:

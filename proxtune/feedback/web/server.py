@@ -42,7 +42,8 @@ def serve(
         )
     if not local and certificate is None:
         say("Browsers log in at this address over TLS only: give a certificate, or put a proxy that has one before it.")
-    site = f"{'https' if certificate else 'http'}://{host}:{port}"
+    shown = f"[{host}]" if ":" in host else host
+    site = f"{'https' if certificate else 'http'}://{shown}:{port}"
     say(f"Judging answers at {site}")
     link = first_admin_link(store, site)
     if link:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase
 from schemathesis.checks import not_a_server_error
 
 from proxtune.feedback.store import Store
-from tests.feedback.conftest import pair
+from tests.feedback.conftest import KINDS, pair
 from tests.feedback.web.conftest import Login
 
 pytestmark = pytest.mark.slow
@@ -23,6 +23,7 @@ def test_every_operation_is_described(app: FastAPI) -> None:
     assert len(operations(app)) >= 29
 
 
+@pytest.mark.parametrize("address", KINDS, indirect=True)
 def test_wa7_no_request_crashes_the_app(app: FastAPI, store: Store, login: Login) -> None:
     store.queue.add([pair(i, overlap=5) for i in range(20)])
     root = login("root", "admin")

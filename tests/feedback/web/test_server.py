@@ -67,6 +67,8 @@ def test_wa2_what_is_said_at_the_start(store: Store, hashed: str, monkeypatch: p
     assert said[0].endswith("http://127.0.0.1:8411")
     assert "http://127.0.0.1:8411/join/" in said[1]
     assert not run["app"].state.site.secure
+    serve(store, "::1", say=said.append)
+    assert "http://[::1]:8300/join/" in said[-1]
     store.people.add("root", "admin", hashed)
     said.clear()
     serve(store, "0.0.0.0", say=said.append)

@@ -2,11 +2,14 @@
 
 import itertools
 
+import pytest
+
 from proxtune.feedback.records import Candidate, Item
 from proxtune.feedback.store import Store
-from tests.feedback.conftest import Clock, pair
+from tests.feedback.conftest import KINDS, Clock, pair
 from tests.feedback.web.conftest import Login
 
+pytestmark = pytest.mark.parametrize("address", KINDS, indirect=True)
 NUMBERS = itertools.count()
 
 
@@ -92,3 +95,22 @@ def test_a_conversation_is_shown_turn_by_turn(store: Store, login: Login) -> Non
     answer = login("anna").get("/api/next")
     assert answer.json()["prompt"] == turns
     assert "secret-model" not in answer.text
+
+
+def test_a_character_that_postgresql_cannot_keep_is_refused_or_kept(store: Store, login: Login) -> None:
+    store.queue.add([pair(0)])
+    root = login("root", "admin")
+    url = f"/api/items/{root.get('/api/next').json()['id']}"
+    body = {"kind": "pair", "preference": 1, "comment": "a\0b"}
+    said = '{"kind": "thumb", "prompt": "a\\u0000b", "candidates": [{"text": "\\u0000"}], "batch": "a\\u0000b"}'
+    answers = [
+        root.put(f"{url}/draft", json={"comment": "a\0b"}),
+        root.post(f"{url}/judgement", json=attempt(1, body=body)),
+        root.get("/api/mine"),
+        root.post("/admin/guidelines", data={"text": "a\0b"}),
+        root.post("/admin/batches/overlap", data={"batch": "a\0b", "overlap": "2"}),
+        root.post("/admin/import", data={"action": "add"}, files={"file": ("a\0b.jsonl", said.encode())}),
+        root.get("/admin/export/events?batch=%00"),
+        root.post("/login", data={"name": "a\0b", "password": "a\0b"}),
+    ]
+    assert [answer.status_code for answer in answers if answer.status_code >= 500] == []
