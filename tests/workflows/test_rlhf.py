@@ -230,6 +230,28 @@ def test_another_config_is_refused(tmp_path: Path) -> None:
         walk(config_of(tmp_path, iterations=3), resume=True)
 
 
+@pytest.mark.slow
+def test_the_recipe_passes_a_dry_run_which_leaves_nothing(tmp_path: Path) -> None:
+    config_of(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    overrides = [
+        f"data.train={tmp_path / 'prompts.jsonl'}",
+        f"runs={tmp_path}",
+        "model.name=scratch:transformer",
+        f"model.scratch={json.dumps(SCRATCH)}",
+        "policy.tuning.top_layers=null",
+        "policy.rollout.max_new_tokens=4",
+        "data.max_length=32",
+    ]
+    config = configs.load(RLHFRun, ["recipe:rlhf"], overrides)
+    said = io.StringIO()
+    result = loop.dry_run(config, Console(file=said, width=200))
+    assert result.probe is not None
+    assert "56 prompts:" in said.getvalue()
+    assert "people are at work for" in said.getvalue()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_answers_are_not_prompts(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "b", "completion": "b"}\n')

@@ -22,11 +22,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 
 from proxtune import config as configs
+from proxtune.charts import duration
 from proxtune.data.records import Message, Prompt, PromptLike
 from proxtune.data.sources import load as load_data
 from proxtune.data.template import encode_prompts
@@ -34,17 +36,23 @@ from proxtune.errors import ConfigError, DataError, StoreError
 from proxtune.feedback.store import Store
 from proxtune.models.load import ModelConfig
 from proxtune.models.load import load as load_model
+from proxtune.rewards.base import FunctionReward
 from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.runs import Run, derive_seed, environment, write_atomic
+from proxtune.workflows.dry_run import DryRun
+from proxtune.workflows.dry_run import dry_run as try_out
+from proxtune.workflows.jobs import ppo_job
+from proxtune.workflows.rewards import RewardConfig
 from proxtune.workflows.rlhf import page, questions
 from proxtune.workflows.rlhf.design import Design, adjusted, kept
 from proxtune.workflows.rlhf.measure import findings
 from proxtune.workflows.rlhf.questions import Judged, Pair
 from proxtune.workflows.rlhf.schema import RLHFRun
-from proxtune.workflows.rlhf.stages import learn, train_policy
+from proxtune.workflows.rlhf.stages import learn, longer, policy_run, train_policy
 from proxtune.workflows.train import difference
 
 POLL = 2.0  # seconds between two looks at the store
+SECONDS_AN_ANSWER = 20  # of a pair of short texts, for the estimate of a dry run
 
 
 class Iteration:
@@ -76,7 +84,7 @@ class Loop:
 
     def go(self) -> None:
         """All iterations that are not finished."""
-        self._write_prompts()
+        self.prompts, self.held_prompts = write_prompts(self.config, self.run.path)
         policy, reward = self.config.model.name, None
         design = Design(self.config.policy.ppo.kl_coef, self.config.ask.pairs)
         for number in range(1, self.config.iterations + 1):
@@ -113,34 +121,12 @@ class Loop:
         for line in [page.sentence(found), *reasons]:
             self.console.print(line, highlight=False)
 
-    def _write_prompts(self) -> None:
-        """The prompts in two files: a prompt's hash decides on which side it is."""
-        train, held_out = load_data(self.config.data, seed=self.config.seed)
-        records = [*train.records, *(held_out.records if held_out is not None else ())]
-        sides: dict[bool, list[Prompt]] = {False: [], True: []}
-        for record in records:
-            if not isinstance(record, Prompt):
-                raise DataError(f"{record.where}: expected a prompt, as people and PPO answer it")
-            sides[self._is_held(record.prompt)].append(record)
-        for held, name in ((False, "prompts"), (True, "held_prompts")):
-            if not sides[held]:
-                raise DataError(
-                    f"{len(records)} prompts leave none for {name}.jsonl; give more, or another ask.held_out"
-                )
-            rows = [{"prompt": _as_row(record.prompt), **record.columns} for record in sides[held]]
-            _write_rows(self.run.path / f"{name}.jsonl", rows)
-        self.prompts = [record.prompt for record in sides[False] + sides[True]]
-        self.held_prompts = [record.prompt for record in sides[True]]
-
-    def _is_held(self, prompt: PromptLike) -> bool:
-        return derive_seed(self.config.seed, f"held out {prompt!r}") % 10_000 < self.config.ask.held_out * 10_000
-
     def _ask(self, it: Iteration) -> None:
         """(a) answers of the policy, and (b) the pairs of them that people are asked about."""
         ask, seed = self.config.ask, derive_seed(self.config.seed, "ask", it.number)
         if not it.has("candidates.json"):
             self._status("answering")
-            drawn = _drawn(self.prompts, ask.prompts, seed)
+            drawn = _drawn(self.prompts + self.held_prompts, ask.prompts, seed)
             answers = self._answers(it.policy, drawn, ask.answers, seed)
             pairs = questions.pairs_of(drawn, answers)
             it.write("candidates.json", [[_as_row(pair.prompt), pair.first, pair.second] for pair in pairs])
@@ -196,7 +182,7 @@ class Loop:
             return
         known = [one for one in questions.preferences(self.store) if one.preferred != 0.5]
         for name, held in (("held_pairs", True), ("pairs", False)):
-            rows = [_row(one) for one in known if self._is_held(one.pair.prompt) is held]
+            rows = [_row(one) for one in known if is_held(self.config, one.pair.prompt) is held]
             if not rows:
                 raise StoreError(
                     f"people prefer an answer in {len(known)} pairs, and none is for {name}.jsonl: too little to learn "
@@ -222,6 +208,51 @@ class Loop:
             self.now = doing
             self.console.print(doing, style="dim", highlight=False)
         page.write(self.run, self.config, self.store, doing)
+
+
+def write_prompts(config: RLHFRun, folder: Path) -> tuple[list[PromptLike], list[PromptLike]]:
+    """The prompts in two files, (those that PPO is trained on, those that nothing is): a prompt's hash decides.
+
+    Raises DataError: a row is no prompt, or all are on one side.
+    """
+    train, held_out = load_data(config.data, seed=config.seed)
+    sides: dict[bool, list[Prompt]] = {False: [], True: []}
+    for record in [*train.records, *(held_out.records if held_out is not None else ())]:
+        if not isinstance(record, Prompt):
+            raise DataError(f"{record.where}: expected a prompt, as people and PPO answer it")
+        sides[is_held(config, record.prompt)].append(record)
+    for held, name in ((False, "prompts"), (True, "held_prompts")):
+        if not sides[held]:
+            count = sum(map(len, sides.values()))
+            raise DataError(f"{count} prompts leave none for {name}.jsonl; give more, or another ask.held_out")
+        _write_rows(
+            folder / f"{name}.jsonl", [{"prompt": _as_row(record.prompt), **record.columns} for record in sides[held]]
+        )
+    return [record.prompt for record in sides[False]], [record.prompt for record in sides[True]]
+
+
+def is_held(config: RLHFRun, prompt: PromptLike) -> bool:
+    """Whether nothing is trained on a prompt."""
+    return derive_seed(config.seed, f"held out {prompt!r}") % 10_000 < config.ask.held_out * 10_000
+
+
+def dry_run(config: RLHFRun, console: Console) -> DryRun:
+    """Say what people are asked, and what PPO of an iteration needs by three steps of it; nothing is left behind."""
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "iterations" / "001"
+        folder.mkdir(parents=True)
+        train, held = write_prompts(config, Path(temporary))
+        ask = config.ask
+        answers = ask.pairs * (ask.people + ask.again) + min(ask.compared, len(held)) * ask.people
+        console.print(
+            f"{len(train) + len(held)} prompts: {len(train)} for PPO, {len(held)} held out\n"
+            f"an iteration asks for {answers:.0f} answers; at {SECONDS_AN_ANSWER} s each, people are at work for "
+            f"{duration(answers * SECONDS_AN_ANSWER)}, and {config.iterations} times that in all",
+            highlight=False,
+        )
+        run = policy_run(config, folder, config.model.name, Design(config.policy.ppo.kl_coef, ask.pairs))
+        unrewarded = run.model_copy(update={"reward": RewardConfig()})
+        return try_out(ppo_job(unrewarded, [(FunctionReward(longer, "people"), 1.0)]), console)
 
 
 def rlhf(config: RLHFRun, *, resume: bool, console: Console) -> Run:

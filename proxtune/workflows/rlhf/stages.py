@@ -46,9 +46,19 @@ def learn(config: RLHFRun, folder: Path, console: Console) -> None:
 
 def train_policy(config: RLHFRun, folder: Path, policy: str, design: Design, store: Store, console: Console) -> None:
     """Improve `policy` by PPO in `folder`/ppo."""
+    functions: list[tuple[Reward, float]] = []
+    if config.people.reward != "model":
+        functions.append((_people(config, folder, policy, store), 1.0))
+    if design.length_penalty:
+        functions.append((FunctionReward(longer, "longer"), -design.length_penalty))
+    job = ppo_job(policy_run(config, folder, policy, design), functions)
+    execute(job, resume=(folder / "ppo").exists(), console=console)
+
+
+def policy_run(config: RLHFRun, folder: Path, policy: str, design: Design) -> PPORun:
+    """The config of an iteration's PPO."""
     stage, root = config.policy, folder.parents[1]
-    by_model = config.people.reward == "model"
-    run = PPORun(
+    return PPORun(
         name="ppo",
         runs=folder,
         seed=config.seed,
@@ -56,18 +66,12 @@ def train_policy(config: RLHFRun, folder: Path, policy: str, design: Design, sto
         tuning=stage.tuning,
         data=_data(config, root / "prompts.jsonl", root / "held_prompts.jsonl"),
         rollout=stage.rollout,
-        reward=RewardConfig(models=[str(folder / "reward")] if by_model else []),
+        reward=RewardConfig(models=[str(folder / "reward")] if config.people.reward == "model" else []),
         critic=stage.critic,
         ppo=stage.ppo.model_copy(update={"kl_coef": design.kl_coef}),
         optim=stage.optim,
         training=stage.training,
     )
-    functions: list[tuple[Reward, float]] = []
-    if not by_model:
-        functions.append((_people(config, folder, policy, store), 1.0))
-    if design.length_penalty:
-        functions.append((FunctionReward(longer, "longer"), -design.length_penalty))
-    execute(ppo_job(run, functions), resume=(folder / "ppo").exists(), console=console)
 
 
 def longer(_: list[str], responses: list[str]) -> list[float]:
