@@ -44,7 +44,7 @@ from proxtune.workflows.dry_run import dry_run as try_out
 from proxtune.workflows.jobs import ppo_job
 from proxtune.workflows.rewards import RewardConfig
 from proxtune.workflows.rlhf import page, questions
-from proxtune.workflows.rlhf.design import Design, adjusted, kept
+from proxtune.workflows.rlhf.design import Design, adjusted, figures, kept
 from proxtune.workflows.rlhf.measure import findings
 from proxtune.workflows.rlhf.questions import Judged, Pair
 from proxtune.workflows.rlhf.schema import RLHFRun
@@ -117,7 +117,7 @@ class Loop:
             "finding.json",
             {**asdict(found), "iteration": it.number, "design": design.state(), "reasons": reasons, "policy": policy},
         )
-        self.run.log(it.number, {key: value for key, value in asdict(found).items() if isinstance(value, int | float)})
+        self.run.log(it.number, figures(found))
         for line in [page.sentence(found), *reasons]:
             self.console.print(line, highlight=False)
 

@@ -1,7 +1,7 @@
 """What an iteration measured: of the reward model, of people, and of the new policy."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,18 @@ from proxtune.data.sources import read
 from proxtune.data.template import encode_preferences
 from proxtune.evaluation.metrics import bootstrap_mean
 from proxtune.feedback.agreement import percent_agreement
+from proxtune.feedback.figures import share
 from proxtune.feedback.records import PairBody
 from proxtune.feedback.store import Store
 from proxtune.models.language_model import frozen
 from proxtune.models.score import ROWS_AT_ONCE, pair_rewards
 from proxtune.runs import Run
 from proxtune.workflows.rewards import reward_model_of
-from proxtune.workflows.rlhf.design import Findings
+from proxtune.workflows.rlhf.design import Findings, Share
 from proxtune.workflows.rlhf.questions import preferences
 from proxtune.workflows.rlhf.schema import RLHFRun
 
-FEW = 10  # comparisons below which no share of wins is given
+FEW = 10  # judgements below which no share is given
 
 
 def findings(config: RLHFRun, folder: Path, store: Store, comparing: str) -> Findings:
@@ -55,7 +56,7 @@ def ceiling(store: Store) -> float | None:
     return percent_agreement({item: said for item, said in table.items() if len(said) > 1}).value
 
 
-def win_rate(store: Store, batch: str, *, same: int, seed: int) -> tuple[float, float, float] | None:
+def win_rate(store: Store, batch: str, *, same: int, seed: int) -> Share | None:
     """How often people prefer the second answer of a batch's pairs, a tie as a half, and the 95% interval.
 
     Args:
@@ -65,7 +66,7 @@ def win_rate(store: Store, batch: str, *, same: int, seed: int) -> tuple[float, 
     if len(wins) < FEW:
         return None
     interval = bootstrap_mean(wins, seed=seed)
-    return interval.mean, interval.low, interval.high
+    return Share(interval.mean, interval.low, interval.high)
 
 
 def _gaps(config: RLHFRun, folder: Path, name: str) -> tuple[Sequence[Any], list[float]]:
@@ -79,9 +80,11 @@ def _gaps(config: RLHFRun, folder: Path, name: str) -> tuple[Sequence[Any], list
     return records, gaps.tolist()
 
 
-def _share(outcomes: Any) -> float | None:
-    each = list(outcomes)
-    return sum(each) / len(each) if each else None
+def _share(outcomes: Iterable[bool]) -> Share | None:
+    found = share(outcomes)
+    if found.value is None or found.low is None or found.high is None or found.count < FEW:
+        return None
+    return Share(found.value, found.low, found.high)
 
 
 def _read(path: Path) -> Any:

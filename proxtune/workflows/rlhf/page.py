@@ -1,6 +1,7 @@
 """The loop's page: what it does now, what people have judged, and what each iteration found."""
 
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,9 @@ def path_of(run: Run) -> Path:
 
 def sentence(found: Findings) -> str:
     """What an iteration found, for the terminal."""
-    win = "too few comparisons" if found.win is None else f"{found.win[0]:.0%} [{found.win[1]:.0%}, {found.win[2]:.0%}]"
     return (
-        f"judged {found.judged} · reward model right {_percent(found.accuracy)} of held-out judgements "
-        f"(people agree {_percent(found.ceiling)}) · new policy preferred {win} · KL {_plain(found.kl)}"
+        f"judged {found.judged} · reward model right {_share(found.accuracy)} of held-out judgements "
+        f"(people agree {_percent(found.ceiling)}) · new policy preferred {_share(found.win)} · KL {_plain(found.kl)}"
     )
 
 
@@ -68,13 +68,13 @@ COLUMNS = ["iteration", "judged", "reward model", "people agree", "policy prefer
 
 
 def _row(found: dict[str, Any]) -> list[object]:
-    win, score = found["win"], found["score"]
+    score = found["score"]
     return [
         found["iteration"],
         found["judged"],
-        _percent(found["accuracy"]),
+        _share(found["accuracy"]),
         _percent(found["ceiling"]),
-        "too few" if win is None else f"{win[0]:.0%} [{win[1]:.0%}, {win[2]:.0%}]",
+        _share(found["win"]),
         "" if score is None else f"{score[0]:+.2f} → {score[1]:+.2f}",
         _plain(found["kl"]),
         Path(found["policy"]).parent.name if "/iterations/" in found["policy"] else found["policy"],
@@ -83,11 +83,10 @@ def _row(found: dict[str, Any]) -> list[object]:
 
 def _curves(rounds: list[dict[str, Any]]) -> list[str]:
     """Accuracy against the ceiling by the number of judgements, and how often the new policy is preferred."""
-
-    def points(key: str, x: str) -> list[tuple[float, float]]:
-        return [(r[x], r[key]) for r in rounds if r[key] is not None]
-
-    right = {"reward model": points("accuracy", "judged"), "people agree": points("ceiling", "judged")}
+    right = {
+        "reward model": [(r["judged"], r["accuracy"][0]) for r in rounds if r["accuracy"] is not None],
+        "people agree": [(r["judged"], r["ceiling"]) for r in rounds if r["ceiling"] is not None],
+    }
     win = [(r["iteration"], r["win"][0]) for r in rounds if r["win"] is not None]
     charts = []
     if any(right.values()):
@@ -97,6 +96,10 @@ def _curves(rounds: list[dict[str, Any]]) -> list[str]:
         title = "How often people prefer the new policy"
         charts.append(line_chart({"preferred": win}, title=title, x_label="iteration", y_label="share"))
     return charts
+
+
+def _share(value: Sequence[float] | None) -> str:
+    return "too few" if value is None else f"{value[0]:.0%} [{value[1]:.0%}, {value[2]:.0%}]"
 
 
 def _percent(value: float | None) -> str:
