@@ -69,7 +69,7 @@ def _changes(design: Design, found: Findings) -> Iterator[tuple[dict[str, Any], 
     if found.win is not None and found.win.high < 0.5 and rose:
         coef = design.kl_coef * HACKED or 0.05
         reason = (
-            f"the reward rose, and {found.win.value:.0%} of people prefer the new policy to the old: the reward model "
+            f"the reward rose, and people prefer the new policy in {found.win.value:.0%} of comparisons: the reward model "
             f"was exploited; the weight of the KL goes from {design.kl_coef:g} to {coef:g}, and the old policy stays"
         )
         yield {"kl_coef": coef}, reason
