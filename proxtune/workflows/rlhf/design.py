@@ -69,8 +69,9 @@ def _changes(design: Design, found: Findings) -> Iterator[tuple[dict[str, Any], 
     if found.win is not None and found.win.high < 0.5 and rose:
         coef = design.kl_coef * HACKED or 0.05
         reason = (
-            f"the reward rose, and people prefer the new policy in {found.win.value:.0%} of comparisons: the reward model "
-            f"was exploited; the weight of the KL goes from {design.kl_coef:g} to {coef:g}, and the old policy stays"
+            f"the reward rose, and people prefer the new policy in {found.win.value:.0%} of comparisons: the reward "
+            f"model was exploited; the weight of the KL goes from {design.kl_coef:g} to {coef:g}, and the old policy "
+            "stays"
         )
         yield {"kl_coef": coef}, reason
     if found.accuracy is not None and found.ceiling is not None and found.accuracy.high < found.ceiling:
