@@ -137,7 +137,7 @@ class Loop:
             known = questions.preferences(self.store) if ask.choose == "informative" else []
             pairs = questions.chosen(reads, pairs, known, it.design.pairs, how=ask.choose, seed=seed)
             self._queue(it, pairs, it.asking, ask.again, ("policy", "policy"))
-            it.write("asked.json", {"at": time.time(), "pairs": len(pairs)})
+            it.write("asked.json", {"pairs": len(pairs)})
 
     def _compare(self, it: Iteration) -> None:
         """(e) answers of the new policy beside those of the old, to prompts that nothing was trained on."""
@@ -150,7 +150,7 @@ class Loop:
         rows = [Pair(prompt, a, b) for prompt, (a,), (b,) in zip(drawn, old, new, strict=True)]
         differ = [pair for pair in rows if pair.first != pair.second]
         self._queue(it, differ, it.comparing, 0.0, (f"policy {it.number - 1}", f"policy {it.number}"))
-        it.write("compared.json", {"at": time.time(), "pairs": len(differ), "same": len(rows) - len(differ)})
+        it.write("compared.json", {"pairs": len(differ), "same": len(rows) - len(differ)})
 
     def _queue(self, it: Iteration, pairs: Sequence[Pair], batch: str, again: float, sources: tuple[str, str]) -> None:
         people, seed = self.config.ask.people, derive_seed(self.config.seed, "again", it.number)
@@ -161,7 +161,7 @@ class Loop:
     def _wait(self, it: Iteration, batch: str, marker: str, least: int) -> None:
         """Until people have answered all, or time is up and there are enough answers to go on with."""
         asked = it.read(marker)
-        deadline, told = asked["at"] + self.config.ask.wait, -1
+        deadline, told = time.monotonic() + self.config.ask.wait, -1
         while asked["pairs"]:
             progress = self.store.queue.batches()[batch]
             if progress.closed == progress.items:
@@ -169,7 +169,7 @@ class Loop:
             if progress.judgements != told:
                 told = progress.judgements
                 self._status(f"waiting for people: {batch}, {told} answers, {progress.closed} of {progress.items} done")
-            if time.time() > deadline:
+            if time.monotonic() > deadline:
                 if len(questions.preferences(self.store)) >= least:
                     self.console.print(f"time is up: going on with what {told} answers say of {batch}")
                     return
