@@ -13,7 +13,7 @@ import pytest
 from proxtune.feedback.records import Candidate, Item
 from proxtune.feedback.store import Store
 
-KINDS = ["sqlite", "postgresql"]
+KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)]
 
 
 class Clock:
