@@ -260,6 +260,7 @@ def test_a_prompt_is_on_one_side_in_every_format_and_stays_there(store: Store) -
     assert "split" not in next(export(store, "reward"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("suffix", ["jsonl", "csv"])
 def test_the_same_store_gives_the_same_bytes_whatever_the_database(store: Store, tmp_path: Path, suffix: str) -> None:

@@ -116,6 +116,7 @@ def test_what_was_taken_back_or_skipped_counts_nowhere(store: Store) -> None:
     assert other not in {found.id for found in opinions(store)}
 
 
+@pytest.mark.slow
 def test_gold_repeats_and_the_majority_tell_who_is_careful(store: Store) -> None:
     gold = store.queue.add([pair(100 + i, gold=preference(2)) for i in range(3)])
     plain = store.queue.add(items(50), repeat=1.0)

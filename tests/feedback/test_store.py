@@ -337,6 +337,7 @@ def test_guidelines_have_versions_and_an_answer_knows_its_own(store: Store) -> N
     assert store.guidelines(1) == (1, "Be fair.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["postgresql"], indirect=True)
 def test_fs6_a_store_moves_to_postgresql_and_back_with_every_row(store: Store, tmp_path: Path, clock: Clock) -> None:
     with Store.create(tmp_path / "small.db", now=clock) as small:

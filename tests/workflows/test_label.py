@@ -224,6 +224,7 @@ def test_a_backup_and_an_invitation(pairs: Path, at: Path, tmp_path: Path) -> No
     assert isinstance(run("invite", "--role", "boss", "--store", at).exception, ConfigError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["postgresql"], indirect=True)
 def test_a_store_moves_to_postgresql_and_its_exports_stay_the_same(
     address: str,  # noqa: F811

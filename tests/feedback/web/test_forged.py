@@ -19,7 +19,9 @@ def allowed(site: str | None, origin: str | None) -> bool:
     return site in ("same-origin", "none") if site is not None else origin in (None, HOST)
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "BREW"])
+@pytest.mark.parametrize(
+    "method", ["POST", *(pytest.param(m, marks=pytest.mark.slow) for m in ("PUT", "PATCH", "DELETE", "BREW"))]
+)
 def test_wa4_no_method_that_changes_something_is_taken_from_another_site(
     store: Store, login: Login, method: str
 ) -> None:
