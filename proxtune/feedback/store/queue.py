@@ -40,6 +40,7 @@ class Progress:
     items: int
     closed: int  # judged by as many people as were asked for
     judgements: int
+    overlap: tuple[int, int]  # people asked for: of the item that asks the fewest, and the most
 
 
 class Queue:
@@ -105,11 +106,15 @@ class Queue:
     def batches(self) -> dict[str, Progress]:
         """How far each batch is."""
         closed = func.sum(case((items.c.open, 0), else_=1))
-        columns = (items.c.batch, func.count(), closed, func.sum(items.c.done))
-        query = select(*columns).where(~items.c.gold).group_by(items.c.batch)
+        asked = (func.min(items.c.overlap), func.max(items.c.overlap))
+        query = (
+            select(items.c.batch, func.count(), closed, func.sum(items.c.done), *asked)
+            .where(~items.c.gold)
+            .group_by(items.c.batch)
+        )
         with self._db.read() as connection:
             rows = connection.execute(query.order_by(func.min(items.c.id))).all()
-        return {batch: Progress(count, closed, done) for batch, count, closed, done in rows}
+        return {batch: Progress(count, closed, done, (least, most)) for batch, count, closed, done, least, most in rows}
 
     def _added(self, connection: Connection, item: Item, repeat: float) -> int:
         known: int | None = connection.scalar(select(items.c.id).where(items.c.key == item.key))

@@ -124,6 +124,18 @@ def test_more_people_are_asked_about_a_batch(store: Store, login: Login) -> None
     assert root.get("/api/next").status_code == 200
 
 
+def test_the_present_overlap_stands_in_its_field(store: Store, login: Login) -> None:
+    store.queue.add([pair(0, batch="even", overlap=3), pair(1, batch="even", overlap=3)])
+    store.queue.add([pair(2, batch="mixed", overlap=1), pair(3, batch="mixed", overlap=4)])
+    assert {name: one.overlap for name, one in store.queue.batches().items()} == {"even": (3, 3), "mixed": (1, 4)}
+    root = login("root", "admin")
+    shown = root.get("/admin").text
+    assert 'required value="3" aria-label="People an item: even"' in shown
+    assert 'required placeholder="1–4" aria-label="People an item: mixed"' in shown
+    root.post("/admin/batches/overlap", data={"batch": "mixed", "overlap": 2})
+    assert 'required value="2" aria-label="People an item: mixed"' in root.get("/admin").text
+
+
 def test_guidelines_are_edited_in_versions(store: Store, login: Login) -> None:
     root = login("root", "admin")
     for text in ("Be *fair*.", "Be *quick*.\r\n"):
