@@ -62,6 +62,14 @@ def opinions(store: Store, *, batch: str | None = None) -> list[Opinions]:
     return [opinion for opinion in found.values() if opinion.answers]
 
 
+def differing(store: Store) -> list[Opinions]:
+    """Those of `opinions` that a reviewer may have to decide, without reading the others."""
+    return [
+        Opinions(judged.id, judged.item, None, settled=False, answers={one.person: one for one in judged.judgements})
+        for judged in store.judgements.differing()
+    ]
+
+
 def choice(body: Body) -> str | None:
     """An answer in one word, equal for answers that say the same; None for a text, of which there is no other.
 

@@ -1,17 +1,18 @@
 """What is said of people's judgements: each figure is of the answers it should be of, and the page shows it."""
 
 import math
+import random
 import re
 
 import pytest
 
 from proxtune.feedback.by_kind import span_f1
-from proxtune.feedback.opinions import choice, disagreement, distance, opinions
+from proxtune.feedback.opinions import choice, differing, disagreement, distance, opinions
 from proxtune.feedback.quality import disputed, quality
 from proxtune.feedback.quality_page import CHINESE, quality_page
 from proxtune.feedback.records import Candidate, Item, Options, body_of
 from proxtune.feedback.store import Store
-from tests.feedback.conftest import Clock, pair
+from tests.feedback.conftest import KINDS, Clock, pair
 from tests.feedback.said import all_said, preference, said
 
 MANY = 20  # people that an item may be asked of
@@ -225,6 +226,29 @@ def test_the_most_disputed_item_comes_first(store: Store) -> None:
     assert found[0].said == {"first": 1, "second": 1, "both bad": 1}
     assert found[0].disagreement == pytest.approx((1.0 + 0.5 + 0.5) / 3)
     assert disagreement(opinions(store)[2]) == 0.0
+
+
+@pytest.mark.parametrize("address", KINDS, indirect=True)
+def test_what_is_to_be_reviewed_is_found_without_reading_the_rest(store: Store) -> None:
+    gold = store.queue.add([pair(100, gold=preference(2), overlap=MANY)])
+    numbers = store.queue.add(items(40), repeat=0.3)
+    chance = random.Random(3)
+    asked = [*gold, *range(gold[0], 100)]
+    for name in ("anna", "berta", "carl"):
+        bodies = {number: preference(chance.choice([-1, 1, 1, 1])) for number in asked if chance.random() < 0.8}
+        person = said(store, {n: {**body, "comment": chance.choice(["", name])} for n, body in bodies.items()}, name)
+        for number in numbers[:20:3]:
+            if number in bodies:
+                store.judgements.withdraw(person, number, revision=2, request=f"{name}-{number}")
+    for number in numbers[1:20:3]:  # a decision, half of them by one of those who judged
+        carl = store.people.by_name("carl")[0].id
+        person = carl if number % 2 else store.people.add(f"r{number}", "reviewer").id
+        _, revision = store.judgements.place(person, number)
+        store.judgements.submit(person, number, preference(1), revision=revision, request=f"final-{number}", final=True)
+    found = disputed(differing(store))
+    assert found == disputed(opinions(store))
+    assert 5 < len(found) < 30
+    assert len(differing(store)) < 40
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, Text, and_, cast, distinct, func, insert, or_, select, update
 
 from proxtune.errors import ConflictError
 from proxtune.feedback.records import Body, Item, Judgement, SkipBody, as_asked, as_shown, body_of, stored_body
@@ -106,6 +106,27 @@ class Judgements:
             if len(page) < PAGE:
                 return
             after = page[-1].id
+
+    def differing(self) -> list[Judged]:
+        """The items of which not all said the very same and that no reviewer decided, with what each said.
+
+        Gold and repeated items are left out. The database chooses: nothing else is read.
+        """
+        said = and_(judgements.c.latest, judgements.c.counts)
+        answers = func.count(distinct(cast(judgements.c.body, Text)))
+        several = select(judgements.c.item).where(said).group_by(judgements.c.item).having(answers > 1)
+        decided = select(judgements.c.item).where(
+            judgements.c.latest, judgements.c.final, judgements.c.body.is_not(None)
+        )
+        plain = and_(~items.c.gold, items.c.repeats.is_(None))
+        which = and_(plain, items.c.id.in_(several), items.c.id.not_in(decided))
+        query = select(judgements).join(items).where(said, which).order_by(judgements.c.id)
+        with self._db.read() as connection:
+            asked = connection.execute(select(items.c.id, items.c.asked).where(which).order_by(items.c.id)).all()
+            found: dict[int, list[Judgement]] = {row.id: [] for row in asked}
+            for row in connection.execute(query):
+                found[row.item].append(_judgement(row))
+        return [Judged(row.id, Item.model_validate(row.asked), tuple(found[row.id])) for row in asked]
 
     def events(self) -> Iterator[Judgement]:
         """Every row: answers, changes and withdrawals, in the order they came."""
