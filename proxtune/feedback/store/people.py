@@ -1,6 +1,7 @@
 """Who may do what: people, invitations, sessions.
 
-Of an invitation and of a session the store keeps the SHA-256, so that whoever reads the database cannot use them.
+Of an invitation, of a link for a new password and of a session the store keeps the SHA-256, so that whoever reads the
+database cannot use them.
 """
 
 import hashlib
@@ -14,11 +15,11 @@ from sqlalchemy.exc import IntegrityError
 
 from proxtune.errors import StoreError
 from proxtune.feedback.store.database import Database
-from proxtune.feedback.store.tables import audit, invites, leases, people, sessions, settings
+from proxtune.feedback.store.tables import audit, invites, leases, people, resets, sessions, settings
 
 Role: TypeAlias = Literal["annotator", "reviewer", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may
-INVITED = 72 * 3600.0  # seconds that an invitation is good for
+INVITED = 72 * 3600.0  # seconds that an invitation, or a link for a new password, is good for
 IDLE = 12 * 3600.0  # seconds after which an unused session ends
 ABSOLUTE = 14 * 24 * 3600.0  # seconds after which any session ends
 SEEN = 60.0  # seconds between two notes that a session is in use
@@ -79,6 +80,8 @@ class People:
             if (role or active is not None) and connection.scalar(admins.limit(1)) is None:
                 raise StoreError("nobody would be left to administer; make another person admin first")
             connection.execute(delete(sessions).where(sessions.c.person == person))
+            if password is not None:
+                connection.execute(delete(resets).where(resets.c.person == person))
             self._note(
                 connection, person, "changed", {name: value for name, value in values.items() if name != "password"}
             )
@@ -88,7 +91,7 @@ class People:
         with self._db.write() as connection:
             gone = {"name": f"person-{person}", "password": None, "active": False}
             connection.execute(update(people).where(people.c.id == person).values(gone))
-            for table in (sessions, leases):
+            for table in (sessions, resets, leases):
                 connection.execute(delete(table).where(table.c.person == person))
             self._note(connection, person, "erased", {})
 
@@ -115,6 +118,37 @@ class People:
             person = self._added(connection, name, role, password)
             connection.execute(update(invites).where(invites.c.token == digest(token)).values(used_by=person.id))
             return person
+
+    def reset(self, person: int) -> str:
+        """A token with which a person can choose a new password, once, within `INVITED` seconds; an earlier one is void.
+
+        Raises StoreError: nobody could log in with it.
+        """
+        token = secrets.token_urlsafe(32)
+        with self._db.write() as connection:
+            if not connection.scalar(select(people.c.active).where(people.c.id == person)):
+                raise StoreError(f"person {person} is locked, or is nobody here; unlock them first")
+            connection.execute(delete(resets).where(resets.c.person == person))
+            values = {"token": digest(token), "person": person, "expires": self._db.now() + INVITED}
+            connection.execute(insert(resets).values(values))
+        return token
+
+    def resetting(self, token: str) -> Person | None:
+        """Who can choose a new password with a token; None: it is used, too old, or none of ours."""
+        with self._db.read() as connection:
+            return self._resetting(connection, token)
+
+    def use_reset(self, token: str, password: str) -> Person:
+        """Give a person a new password, a hash, and end their sessions. Raises StoreError: the token is not good."""
+        with self._db.write() as connection:
+            person = self._resetting(connection, token)
+            if person is None:
+                raise StoreError("this link was used or is too old; ask an admin for another")
+            connection.execute(update(people).where(people.c.id == person.id).values(password=password))
+            for table in (sessions, resets):
+                connection.execute(delete(table).where(table.c.person == person.id))
+            self._note(connection, person.id, "password reset", {})
+        return person
 
     def begin_session(self, person: int) -> str:
         """A token that says who its bearer is."""
@@ -181,6 +215,11 @@ class People:
         )
         role: Role | None = connection.scalar(query)
         return role
+
+    def _resetting(self, connection: Connection, token: str) -> Person | None:
+        good = (resets.c.token == digest(token), resets.c.expires > self._db.now(), people.c.active)
+        row = connection.execute(select(people).join(resets).where(*good)).first()
+        return _person(row) if row else None
 
     def _added(self, connection: Connection, name: str, role: Role, password: str | None) -> Person:
         name = name.strip()

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sqlalchemy import func, insert, select
 
@@ -12,6 +12,7 @@ from proxtune.errors import StoreError
 from proxtune.feedback.store.database import Database, is_postgresql
 from proxtune.feedback.store.judgements import Judgements
 from proxtune.feedback.store.people import People
+from proxtune.feedback.store.personal import personal_data
 from proxtune.feedback.store.queue import Queue
 from proxtune.feedback.store.tables import guidelines, metadata
 
@@ -39,6 +40,10 @@ class Store:
         if not is_postgresql(str(url)) and not Path(url).is_file():
             raise StoreError(f"{url}: there is no store; make one with `proxtune label init DATA --store {url}`")
         return cls.create(url, now=now)
+
+    def about(self, person: int) -> dict[str, Any]:
+        """All that the store holds about a person, for that person."""
+        return personal_data(self.db, person)
 
     def write_guidelines(self, text: str) -> int:
         """Give people other guidelines, in Markdown; returns their version. The same text stays the same version."""

@@ -42,6 +42,14 @@ invites = Table(
     Column("used_by", ForeignKey("people.id")),
 )
 
+resets = Table(
+    "resets",
+    metadata,
+    Column("token", String(64), primary_key=True),  # SHA-256 of what the link holds
+    Column("person", ForeignKey("people.id"), nullable=False, unique=True),  # the newest link alone is good
+    Column("expires", Double, nullable=False),
+)
+
 sessions = Table(
     "sessions",
     metadata,
@@ -135,8 +143,12 @@ def _settings(connection: Connection) -> None:
     settings.create(connection, checkfirst=True)  # a new store has it from the first migration
 
 
+def _resets(connection: Connection) -> None:
+    resets.create(connection, checkfirst=True)
+
+
 # Applied in order, each once and in a transaction; what is listed is never changed, only added to.
-MIGRATIONS: Sequence[Callable[[Connection], None]] = (_first, _settings)
+MIGRATIONS: Sequence[Callable[[Connection], None]] = (_first, _settings, _resets)
 
 versions = Table("versions", MetaData(), Column("version", Integer, primary_key=True))
 
