@@ -120,7 +120,7 @@ class People:
             return person
 
     def reset(self, person: int) -> str:
-        """A token with which a person can choose a new password, once, within `INVITED` seconds; an earlier one is void.
+        """A token with which a person can choose a password, once, within `INVITED` seconds. It voids an earlier one.
 
         Raises StoreError: nobody could log in with it.
         """

@@ -3,12 +3,12 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeAlias
 
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Form, HTTPException, Query, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from proxtune.feedback.store.people import INVITED, ROLES, Role
+from proxtune.feedback.store.people import INVITED, ROLES, Person, Role
 from proxtune.feedback.web.auth import Admin, Here
-from proxtune.feedback.web.pages import markdown, page, wants_json
+from proxtune.feedback.web.pages import markdown, page, problem, wants_json
 from proxtune.feedback.web.work import HIGHEST
 
 router = APIRouter(prefix="/admin")
@@ -43,9 +43,18 @@ def people_page(request: Request, session: Admin, here: Here) -> Response:
 
 
 @router.post("/people", response_model=None)
-def change_person(session: Admin, here: Here, person: PersonId, change: Annotated[Change, Form()]) -> Response:
-    """Give a person another role, lock or unlock their account, or forget who they were."""
+def change_person(
+    request: Request,
+    session: Admin,
+    here: Here,
+    person: PersonId,
+    change: Annotated[Change, Form()],
+    sure: Annotated[bool, Form()] = False,
+) -> Response:
+    """Give a person another role, lock or unlock their account, or, if the admin is sure, forget who they were."""
     people = here.store.people
+    if change == "erase" and not sure:
+        return _ask_whether_sure(request, session, _person(here, person))
     if change in ROLES:
         people.change(person, role=change)
     else:
@@ -64,6 +73,17 @@ def invite(request: Request, session: Admin, here: Here, role: Annotated[Role, F
     if wants_json(request):
         return JSONResponse({"link": link}, 201)
     return _people(request, session, here, link=link)
+
+
+@router.post("/resets", response_model=None)
+def reset_link(request: Request, session: Admin, here: Here, person: PersonId) -> Response:
+    """A link with which one person can choose a new password; it is shown once."""
+    name = _person(here, person).name
+    link = f"{request.base_url}reset/{here.store.people.reset(person)}"
+    here.store.people.note(session.person.id, "reset link", {"person": person})
+    if wants_json(request):
+        return JSONResponse({"link": link}, 201)
+    return _people(request, session, here, link=link, link_for=name)
 
 
 @router.get("/guidelines", response_model=None)
@@ -96,12 +116,28 @@ def log_page(request: Request, session: Admin, here: Here) -> Response:
     return page(request, "log.html", session=session, entries=entries)
 
 
-def _people(request: Request, session: Admin, here: Here, link: str | None = None) -> Response:
+def _person(here: Here, number: int) -> Person:
+    found = next((person for person in here.store.people.all() if person.id == number), None)
+    if found is None:
+        raise HTTPException(404, f"there is no person {number}; load the list again")
+    return found
+
+
+def _ask_whether_sure(request: Request, session: Admin, person: Person) -> Response:
+    if wants_json(request):
+        return problem(request, 422, "what is erased cannot be brought back; send sure=true with it")
+    return page(request, "erase.html", session=session, person=person)
+
+
+def _people(
+    request: Request, session: Admin, here: Here, *, link: str | None = None, link_for: str | None = None
+) -> Response:
     values: dict[str, Any] = {
         "people": here.store.people.all(),
         "counts": here.store.judgements.counts(),
         "roles": ROLES,
         "link": link,
+        "link_for": link_for,
         "hours": round(INVITED / 3600),
     }
     return page(request, "people.html", session=session, **values)

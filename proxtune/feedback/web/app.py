@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 from proxtune.errors import ConflictError, DataError, StoreBusyError, StoreError, StoreFullError
 from proxtune.feedback.records import Judgement
 from proxtune.feedback.store import Store
-from proxtune.feedback.web import admin, login, review, transfer, work
+from proxtune.feedback.web import account, admin, login, review, transfer, work
 from proxtune.feedback.web.auth import refuse_forged
 from proxtune.feedback.web.guard import Guard
 from proxtune.feedback.web.pages import problem
@@ -35,7 +35,7 @@ def create_app(store: Store, *, secret: bytes, secure: bool = False, daily: int 
     app.state.site = Site(store, secret, secure, daily)
     app.add_middleware(Guard)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    for part in (login, work, review, transfer, admin):
+    for part in (login, account, work, review, transfer, admin):
         app.include_router(part.router)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)

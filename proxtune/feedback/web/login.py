@@ -28,21 +28,16 @@ def login_page(request: Request, session: Anybody) -> Response:
 @router.post("/login", response_model=None)
 async def login(request: Request, here: Here, session: Anybody, name: Field, password: Field) -> Response:
     """Begin a session. Wrong: 401. Too many tries: 429."""
-    address = address_of(request)
-    wait = here.throttle.wait(name.strip(), address)
-    if wait:
-        seconds = str(math.ceil(wait))
-        detail = f"too many tries for this name, or from this address; wait {seconds} seconds"
-        return problem(request, 429, detail, headers={"Retry-After": seconds})
-    if here.passwords.busy:
-        return problem(request, 503, "many are logging in; try again in a moment", headers={"Retry-After": "5"})
-    found = await run_in_threadpool(here.store.people.by_name, name.strip())
+    name, address = name.strip(), address_of(request)
+    if (away := turned_away(request, here, name)) is not None:
+        return away
+    found = await run_in_threadpool(here.store.people.by_name, name)
     person, hashed = found or (None, None)
     if not await here.passwords.verify(hashed, password, address) or person is None or not person.active:
-        return _refused(request, "login.html", 401, "wrong_login")
+        return refused(request, "login.html", 401, "wrong_login")
     if session:
         await run_in_threadpool(here.store.people.end_session, session.token)
-    return await run_in_threadpool(_begin, request, here, person)
+    return await run_in_threadpool(begin, request, here, person)
 
 
 @router.post("/logout", response_model=None)
@@ -72,31 +67,44 @@ async def join(request: Request, here: Here, session: Anybody, token: str, name:
     if role is None:
         raise HTTPException(404, "this invitation was used or is too old; ask for another")
     if not name.isprintable() or len(password) < LEAST:
-        return _refused(request, "join.html", 422, "weak_login", token=token, role=role, session=session, least=LEAST)
+        return refused(request, "join.html", 422, "weak_login", token=token, role=role, session=session, least=LEAST)
     hashed = await here.passwords.hash(password)
     try:
         person = await run_in_threadpool(here.store.people.join, token, name, hashed)
     except StoreError as error:
         if type(error) is not StoreError:  # busy or full
             raise
-        return _refused(request, "join.html", 409, "name_taken", token=token, role=role, session=session, least=LEAST)
+        return refused(request, "join.html", 409, "name_taken", token=token, role=role, session=session, least=LEAST)
     if session:
         await run_in_threadpool(here.store.people.end_session, session.token)
-    return await run_in_threadpool(_begin, request, here, person)
+    return await run_in_threadpool(begin, request, here, person)
 
 
-def _begin(request: Request, here: Site, person: Person) -> Response:
+def turned_away(request: Request, here: Site, name: str) -> Response | None:
+    """The answer to whoever tries a password too often (429), or while too many do (503); None: let them try."""
+    wait = here.throttle.wait(name, address_of(request))
+    if wait:
+        seconds = str(math.ceil(wait))
+        detail = f"too many tries for this name, or from this address; wait {seconds} seconds"
+        return problem(request, 429, detail, headers={"Retry-After": seconds})
+    if here.passwords.busy:
+        return problem(request, 503, "many are logging in; try again in a moment", headers={"Retry-After": "5"})
+    return None
+
+
+def begin(request: Request, here: Site, person: Person, *, to: str = "/work") -> Response:
+    """Begin a session of a person, and lead them on."""
     token = here.store.people.begin_session(person.id)
     if wants_json(request):
         about = {"name": person.name, "role": person.role, "csrf": csrf_token(here.secret, token)}
         response: Response = JSONResponse(about)
     else:
-        response = _to("/work")
+        response = _to(to)
     set_session(request, response, token)
     return response
 
 
-def _refused(request: Request, template: str, status: int, why: str, **values: object) -> Response:
+def refused(request: Request, template: str, status: int, why: str, **values: object) -> Response:
     """The form again, with what was wrong."""
     message = LANGUAGES[language_of(request)][why]
     if wants_json(request):

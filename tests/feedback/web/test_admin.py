@@ -60,7 +60,8 @@ def test_people_are_given_roles_locked_and_forgotten(store: Store, login: Login)
     root, anna = login("root", "admin"), store.people.add("anna", "annotator")
 
     def change(person: int, what: str) -> int:
-        return root.post("/admin/people", data={"person": person, "change": what}, headers=JSON).status_code
+        data = {"person": person, "change": what, "sure": True}
+        return root.post("/admin/people", data=data, headers=JSON).status_code
 
     assert change(anna.id, "reviewer") == 303
     assert change(anna.id, "lock") == 303
@@ -76,6 +77,22 @@ def test_people_are_given_roles_locked_and_forgotten(store: Store, login: Login)
     log = root.get("/admin/log").text
     assert "change erase" in log
     assert log.count("root") > 3
+
+
+def test_a_name_is_erased_only_after_a_question(store: Store, login: Login) -> None:
+    root, anna = login("root", "admin"), store.people.add("<anna>", "annotator")
+    assert '<option value="erase">' in root.get("/admin/people").text
+    data = {"person": anna.id, "change": "erase"}
+    asked = root.post("/admin/people", data=data)
+    assert asked.status_code == 200
+    assert "&lt;anna&gt;" in asked.text
+    assert '<input type="hidden" name="sure" value="true">' in asked.text
+    told = root.post("/admin/people", data=data, headers=JSON)
+    assert (told.status_code, "sure=true" in told.json()["detail"]) == (422, True)
+    assert root.post("/admin/people", data={**data, "person": 999}).status_code == 404
+    assert store.people.by_name("<anna>") is not None
+    assert root.post("/admin/people", data={**data, "sure": True}).status_code == 303
+    assert store.people.by_name("<anna>") is None
 
 
 def test_a_file_is_looked_through_before_anything_is_added(store: Store, login: Login) -> None:

@@ -296,7 +296,7 @@ def test_every_page_fits_its_screen_in_both_languages(
     browser.log_in(url, "root" + "x" * 100, PASSWORD)
     browser.size(width, 800)
     pages = ["/work", "/guidelines", "/review", "/admin", "/admin/people", "/admin/guidelines", "/admin/import"]
-    for path, language in itertools.product([*pages, "/admin/export", "/admin/log"], ("en", "zh")):
+    for path, language in itertools.product([*pages, "/account", "/admin/export", "/admin/log"], ("en", "zh")):
         browser.driver.get(f"{url}{path}?language={language}")
         wide = browser.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, (path, language, wide)

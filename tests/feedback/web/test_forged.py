@@ -56,7 +56,7 @@ def test_wa4_a_form_holds_the_token_as_a_field(store: Store, login: Login) -> No
     assert root.post("/admin/import", data={"action": "check"}, files=file).status_code == 403
 
 
-@pytest.mark.parametrize("path", ["/login", "/logout", "/join/x", "/admin/import", "/nothing"])
+@pytest.mark.parametrize("path", ["/login", "/logout", "/join/x", "/reset/x", "/account", "/admin/import", "/nothing"])
 def test_wa4_another_site_can_log_nobody_in_or_out(client: TestClient, path: str) -> None:
     data = {"name": "anna", "password": PASSWORD}
     for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}, {"Origin": "null"}):

@@ -37,7 +37,8 @@ def test_both_languages_have_the_same_keys_and_none_is_empty() -> None:
 
 def test_every_key_is_used_and_every_used_key_is_there() -> None:
     used = {key for text in SOURCES.values() for key in re.findall(r"\b(?:t|words)\.(\w+)", text)}
-    used |= set(re.findall(r'_refused\([^)]*?\d{3}, "(\w+)"', SOURCES[FOLDER / "login.py"]))
+    for name in ("login.py", "account.py"):
+        used |= set(re.findall(r'refused\([^)]*?\d{3}, "(\w+)"', SOURCES[FOLDER / name]))
     known = set(LANGUAGES["en"])
     assert used - known - {"get"} == set()
     assert known - used - COMPOSED == set()
@@ -72,7 +73,16 @@ def test_the_reader_chooses_the_language(login: Login, accept: str, cookie: str 
 
 def test_every_page_is_there_in_chinese(login: Login) -> None:
     root = login("root", "admin")
-    for path in ("/work", "/guidelines", "/review", "/admin", "/admin/people", "/admin/import", "/admin/quality"):
+    for path in (
+        "/work",
+        "/account",
+        "/guidelines",
+        "/review",
+        "/admin",
+        "/admin/people",
+        "/admin/import",
+        "/admin/quality",
+    ):
         page = root.get(path, headers={"Accept-Language": "zh-CN"}).text
         assert re.search(r'<html lang="zh', page), path
         assert re.search(r"[\u4e00-\u9fff]{2}", page), path

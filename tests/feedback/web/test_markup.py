@@ -94,7 +94,7 @@ def test_wa3_every_page_shows_payloads_as_text(store: Store, login: Login, start
         while (lease := store.queue.next(person)) is not None:
             body = {"kind": "pair", "preference": preference if lease.order[0] == 0 else -preference, "comment": "x"}
             store.judgements.submit(person, lease.id, body, revision=1, request=f"{judge}-{lease.id}")
-    pages = ["/work", "/guidelines", "/review", "/review/1", "/admin", "/admin/people", "/admin/guidelines"]
+    pages = ["/work", "/account", "/guidelines", "/review", "/review/1", "/admin", "/admin/people", "/admin/guidelines"]
     for path in [*pages, "/admin/export", "/admin/log", "/admin/import", "/work?language=<script>"]:
         answer = root.get(path)
         assert answer.status_code == 200
