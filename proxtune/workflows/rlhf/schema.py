@@ -38,7 +38,8 @@ class AskConfig(Section):
         32, description="held-out prompts at which people compare the new policy with the one before"
     )
     wait: PositiveFloat = Field(
-        86_400.0, description="seconds that the loop waits for the answers to its questions; anew when it goes on after a stop"
+        86_400.0,
+        description="seconds that the loop waits for the answers to its questions; anew when it goes on after a stop",
     )
     least: PositiveInt = Field(16, description="judged pairs without which it does not go on, however long it waits")
 
