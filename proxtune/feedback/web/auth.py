@@ -11,9 +11,9 @@ from starlette.responses import Response
 
 from proxtune.feedback.store.people import ABSOLUTE, Person, Role
 from proxtune.feedback.web.guard import SAFE_METHODS
+from proxtune.feedback.web.pages import COOKIE
 from proxtune.feedback.web.site import Site, site
 
-COOKIE = "session"
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 

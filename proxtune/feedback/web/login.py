@@ -9,9 +9,9 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from proxtune.errors import StoreError
 from proxtune.feedback.store.people import Person
-from proxtune.feedback.web.auth import COOKIE, Anybody, Here, address_of, csrf_token, set_session
+from proxtune.feedback.web.auth import Anybody, Here, address_of, csrf_token, set_session
 from proxtune.feedback.web.language import LANGUAGES
-from proxtune.feedback.web.pages import language_of, page, problem, wants_json
+from proxtune.feedback.web.pages import COOKIE, language_of, page, problem, wants_json
 from proxtune.feedback.web.passwords import LEAST, MOST
 from proxtune.feedback.web.site import Site
 

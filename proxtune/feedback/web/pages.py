@@ -18,6 +18,7 @@ from proxtune.feedback.web.language import LANGUAGES
 TEMPLATES = Environment(
     loader=PackageLoader("proxtune.feedback.web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
 )
+COOKIE = "session"
 YEAR = 365 * 24 * 3600
 
 
@@ -52,13 +53,19 @@ def problem(
     more: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """What went wrong and what to do, for a program or for a person; who is not logged in gets the login page."""
+    """What went wrong and what to do, for a program or for a person; who is not logged in gets the login page.
+
+    A page says in the reader's language what kind of thing it is, and the detail, which is English, beneath.
+    """
     if wants_json(request):
         return JSONResponse({"detail": detail, **(more or {})}, status, headers)
+    words = LANGUAGES[language_of(request)]
     if status == 401:
-        response = page(request, "login.html", status=401, message=None)
+        message = words["session_over"] if COOKIE in request.cookies else None
+        response = page(request, "login.html", status=401, message=message)
     else:
-        response = page(request, "problem.html", status=status, detail=detail)
+        meaning = words.get(f"problem_{status}")
+        response = page(request, "problem.html", status=status, meaning=meaning, detail=detail)
     response.headers.update(headers or {})
     return response
 

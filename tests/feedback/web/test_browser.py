@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from proxtune.errors import StoreBusyError, StoreFullError
+from proxtune.errors import DataError, StoreBusyError, StoreFullError
 from proxtune.feedback.records import Candidate, Item
 from proxtune.feedback.store import Store
 from tests.feedback.conftest import pair
@@ -178,6 +178,26 @@ def test_a_store_that_fails_for_a_while_loses_nothing(
         anna.shows(says, "#banner")
     anna.shows("prompt 1")
     assert [body["preference"] for body in said(store)] == [-1]
+
+
+def test_what_the_store_says_stands_beneath_the_meaning_in_the_readers_language(
+    store: Store, anna: Browser, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, [pair(0)])
+    anna.driver.get(f"{url}/login?language=zh")
+    anna.log_in(url, "anna", PASSWORD)
+    anna.shows("prompt 0")
+    for error, meaning in ((StoreBusyError("<b>no turn"), "服务器繁忙"), (DataError("<b>no such"), "内容不符合要求")):
+        with monkeypatch.context() as broken:
+            broken.setattr(store.judgements, "submit", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+            anna.press("4", ENTER)
+            anna.shows(meaning, "#banner")
+            anna.shows(str(error), "#banner .detail[lang=en]")
+        if isinstance(error, StoreBusyError):
+            anna.shows("全部完成")
+            add(store, [pair(1)])
+            anna.driver.refresh()
+            anna.shows("prompt 1")
 
 
 def test_a_change_in_another_window_is_shown_and_the_reader_decides(store: Store, anna: Browser, url: str) -> None:

@@ -18,15 +18,16 @@ async function check() {
   body.set("action", "check");
   try {
     const response = await fetch("/admin/import", { method: "POST", body, headers: { Accept: "application/json" } });
-    show(response.ok, await response.json());
+    show(response, await response.json());
   } catch {
     found.replaceChildren(element("p", "banner error", words.problem));
   }
 }
 
-function show(ok, answer) {
-  if (!ok) {
-    found.replaceChildren(element("p", "banner error", answer.detail));
+function show(response, answer) {
+  if (!response.ok) {
+    const meaning = element("p", "banner error", words[`problem_${response.status}`] ?? words.problem);
+    found.replaceChildren(meaning, element("p", "hint", answer.detail));
     return;
   }
   const { items, mistakes, more } = answer;

@@ -85,7 +85,7 @@ async function saveDraft(id) {
     status.textContent = words.draft_saved;
   } catch (problem) {
     if (problem.passes) draftTimer = setTimeout(saveDraft, 5000, id);
-    status.textContent = problem.passes ? words.draft_kept : problem.message;
+    status.textContent = problem.passes ? words.draft_kept : meaning(problem);
   }
 }
 
@@ -136,14 +136,14 @@ function refused(problem, entry, wait) {
   if (problem.passes) {
     const later = Math.min(wait * 2, LONGEST_WAIT);
     sendTimer = setTimeout(send, wait, entry, later);
-    say(meaning(problem), "warn", button(words.send_now, null, () => send(entry, later)));
+    say(meaning(problem), "warn", button(words.send_now, null, () => send(entry, later)), detail(problem));
   } else if (problem.status === 409 && problem.current) conflict(problem.current, entry);
   else if (problem.status === 401) failed(problem);
   else {
     kept.remove("outbox");
     place.inert = false;
     if (problem.status === 409) say(words.not_yours, "warn", button(words.load_next, null, () => (settled(entry), next())));
-    else say(`${words.refused} ${problem.message}`, "error");
+    else say(words[`problem_${problem.status}`] ?? words.refused, "error", detail(problem));
   }
 }
 
@@ -159,12 +159,17 @@ function conflict(current, entry) {
 function failed(problem, again) {
   if (!(problem instanceof Problem)) throw problem;
   if (problem.status === 401) say(words.logged_out, "warn", el("a", { href: "/login", class: "button" }, words.log_in));
-  else say(meaning(problem), "warn", again ? button(words.try_again, null, () => (quiet(), again())) : "");
+  else say(meaning(problem), "warn", again ? button(words.try_again, null, () => (quiet(), again())) : "", detail(problem));
 }
 
 function meaning(problem) {
   const known = { 0: words.no_connection, 503: words.busy, 507: words.full };
-  return known[problem.status] ?? `${words.server_failed} ${problem.message}`;
+  return known[problem.status] ?? words[`problem_${problem.status}`] ?? words.server_failed;
+}
+
+// What the server says of it, in English whatever the page's language is.
+function detail(problem) {
+  return problem.message ? el("small", { class: "detail", lang: "en" }, problem.message) : "";
 }
 
 async function undo() {
