@@ -1,0 +1,30 @@
+"""People in the loop, simulated: what the app bears, how few judgements are enough, what the loop gains.
+
+python -m benchmarks.people load         20 people at work, and kill -9 of the app in their midst
+python -m benchmarks.people judgements   informative pairs beside random ones, for people of three kinds
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from benchmarks.people_judgements import judgements
+from benchmarks.people_load import load
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["load", "judgements"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5, 6])
+    given = parser.parse_args()
+    command = f"python -m benchmarks.people {given.what}"
+    if given.what == "load":
+        with tempfile.TemporaryDirectory(dir=Path(__file__).parents[1] / "runs") as folder:
+            load(Path(folder), command)
+    else:
+        judgements(given.seeds, f"{command} --seeds {' '.join(map(str, given.seeds))}")
+
+
+if __name__ == "__main__":
+    main()
