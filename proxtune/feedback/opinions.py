@@ -1,5 +1,6 @@
 """What each person thinks of each item, and how far two of them are apart."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
 from statistics import fmean
@@ -62,14 +63,6 @@ def opinions(store: Store, *, batch: str | None = None) -> list[Opinions]:
     return [opinion for opinion in found.values() if opinion.answers]
 
 
-def differing(store: Store) -> list[Opinions]:
-    """Those of `opinions` that a reviewer may have to decide, without reading the others."""
-    return [
-        Opinions(judged.id, judged.item, None, settled=False, answers={one.person: one for one in judged.judgements})
-        for judged in store.judgements.differing()
-    ]
-
-
 def choice(body: Body) -> str | None:
     """An answer in one word, equal for answers that say the same; None for a text, of which there is no other.
 
@@ -92,14 +85,18 @@ def choice(body: Body) -> str | None:
     return None
 
 
-def disagreement(opinion: Opinions) -> float | None:
-    """How far apart people are, 0 to 1: the mean over every two of them. None: there are no two to compare."""
-    apart = [distance(a, b, opinion.item) for a, b in combinations(opinion.bodies().values(), 2)]
+def disagreement(bodies: Iterable[Body], scale: int) -> float | None:
+    """How far apart people are, 0 to 1: the mean over every two of them. None: there are no two to compare.
+
+    Args:
+        scale: the highest rating that the item asks for.
+    """
+    apart = [distance(a, b, scale) for a, b in combinations(bodies, 2)]
     known = [gap for gap in apart if gap is not None]
     return fmean(known) if known else None
 
 
-def distance(a: Body, b: Body, item: Item) -> float | None:
+def distance(a: Body, b: Body, scale: int) -> float | None:
     """How far apart two answers to one item are: 0 the same, 1 as far as can be; None of rewritten texts.
 
     Preferences and ratings: the difference of a scale's steps. Rankings: the share of every two answers that are in the
@@ -109,7 +106,7 @@ def distance(a: Body, b: Body, item: Item) -> float | None:
         case PairBody(preference=x), PairBody(preference=y):
             return max(abs(x - y) / 4, 0.25 * (a.both_bad != b.both_bad))
         case RatingBody(), RatingBody():
-            return abs(score_of(a) - score_of(b)) / (item.options.scale - 1)
+            return abs(score_of(a) - score_of(b)) / (scale - 1)
         case RankingBody(ranks=x), RankingBody(ranks=y):
             pairs = combinations(range(len(x)), 2)
             return fmean(abs(sign(x[i] - x[j]) - sign(y[i] - y[j])) / 2 for i, j in pairs)

@@ -13,6 +13,7 @@ from proxtune.feedback.opinions import Opinions, choice, disagreement, opinions
 from proxtune.feedback.records import Item, Judgement, Kind, PairBody, RankingBody, body_of
 from proxtune.feedback.rows import sign
 from proxtune.feedback.store import Store
+from proxtune.feedback.store.judgements import Differing
 from proxtune.feedback.strength import Game, Strength, bradley_terry, elo
 
 DISPUTED = 50  # items that are listed
@@ -108,17 +109,27 @@ def quality(store: Store, *, batch: str | None = None, seed: int = 0, resamples:
 
 def disputed(found: Sequence[Opinions]) -> list[Disputed]:
     """Items for a reviewer to decide: those on which people differ, the farthest apart first."""
-    apart = [(disagreement(one) or 0.0, one) for one in found if one.plain and not one.settled]
-    return [
-        Disputed(one.id, one.item.kind, one.item.text, gap, _said(one))
-        for gap, one in sorted(apart, key=lambda row: (-row[0], row[1].id))
-        if gap > 0
-    ]
+    waiting = {one.id: one for one in found if one.plain and not one.settled}
+    said = [Differing(one.id, one.item.options.scale, [*one.bodies().values()]) for one in waiting.values()]
+    return [_disputed(gap, one, waiting[one.id].item) for gap, one in _farthest_first(said)]
 
 
-def _said(opinion: Opinions) -> dict[str, int]:
-    said = (choice(body) for body in opinion.bodies().values())
-    return dict(Counter(one for one in said if one is not None).most_common())
+def most_disputed(store: Store, count: int) -> tuple[list[Disputed], int]:
+    """The first of what is `disputed` in a store, and how many there are, without reading what nobody disputes."""
+    found = _farthest_first(store.judgements.differing())
+    items = store.queue.items([one.id for _, one in found[:count]])
+    return [_disputed(gap, one, items[one.id]) for gap, one in found[:count]], len(found)
+
+
+def _farthest_first(said: Iterable[Differing]) -> list[tuple[float, Differing]]:
+    apart = [(disagreement(one.bodies, one.scale) or 0.0, one) for one in said]
+    return sorted((row for row in apart if row[0] > 0), key=lambda row: (-row[0], row[1].id))
+
+
+def _disputed(gap: float, one: Differing, item: Item) -> Disputed:
+    said = (choice(body) for body in one.bodies)
+    counts = Counter(word for word in said if word is not None)
+    return Disputed(one.id, item.kind, item.text, gap, dict(counts.most_common()))
 
 
 def _habits(found: Sequence[Opinions], people: Iterable[int], seed: int, resamples: int) -> Habits:

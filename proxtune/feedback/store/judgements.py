@@ -25,6 +25,15 @@ class Judged:
     repeats: int | None = None  # the item that this one asks again
 
 
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """An item of which people said different things."""
+
+    id: int
+    scale: int  # the highest rating that it asks for
+    bodies: list[Body]
+
+
 class Judgements:
     """The answers in a store."""
 
@@ -107,7 +116,7 @@ class Judgements:
                 return
             after = page[-1].id
 
-    def differing(self) -> list[Judged]:
+    def differing(self) -> list[Differing]:
         """The items of which not all said the very same and that no reviewer decided, with what each said.
 
         Gold and repeated items are left out. The database chooses: nothing else is read.
@@ -120,13 +129,15 @@ class Judgements:
         )
         plain = and_(~items.c.gold, items.c.repeats.is_(None))
         which = and_(plain, items.c.id.in_(several), items.c.id.not_in(decided))
-        query = select(judgements).join(items).where(said, which).order_by(judgements.c.id)
+        scales = select(items.c.id, items.c.asked["options"]["scale"].as_integer().label("scale")).where(which)
+        bodies = select(judgements.c.item, judgements.c.body).join(items).where(said, which).order_by(judgements.c.id)
         with self._db.read() as connection:
-            asked = connection.execute(select(items.c.id, items.c.asked).where(which).order_by(items.c.id)).all()
-            found: dict[int, list[Judgement]] = {row.id: [] for row in asked}
-            for row in connection.execute(query):
-                found[row.item].append(_judgement(row))
-        return [Judged(row.id, Item.model_validate(row.asked), tuple(found[row.id])) for row in asked]
+            found = {
+                row.id: Differing(row.id, row.scale, []) for row in connection.execute(scales.order_by(items.c.id))
+            }
+            for row in connection.execute(bodies):
+                found[row.item].bodies.append(stored_body(row.body))
+        return list(found.values())
 
     def events(self) -> Iterator[Judgement]:
         """Every row: answers, changes and withdrawals, in the order they came."""

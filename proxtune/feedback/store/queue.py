@@ -84,6 +84,12 @@ class Queue:
             asked = connection.scalar(select(items.c.asked).where(items.c.id == item))
         return None if asked is None else Item.model_validate(asked)
 
+    def items(self, numbers: Sequence[int]) -> dict[int, Item]:
+        """What is asked, of each of a few items."""
+        with self._db.read() as connection:
+            rows = connection.execute(select(items.c.id, items.c.asked).where(items.c.id.in_(numbers))).all()
+        return {row.id: Item.model_validate(row.asked) for row in rows}
+
     def reorder(self, priorities: dict[int, float]) -> None:
         """Give items another priority: the highest is asked first."""
         with self._db.write() as connection:

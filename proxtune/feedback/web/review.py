@@ -5,8 +5,7 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request
 from starlette.responses import Response
 
-from proxtune.feedback.opinions import differing
-from proxtune.feedback.quality import disputed
+from proxtune.feedback.quality import most_disputed
 from proxtune.feedback.records import Item, as_shown
 from proxtune.feedback.web.auth import Here, Reviewer
 from proxtune.feedback.web.pages import page
@@ -26,8 +25,8 @@ class Disputed(Shown):
 @router.get("/review", response_model=None)
 def review_page(request: Request, session: Reviewer, here: Here) -> Response:
     """The items that wait for a decision, the most disputed first."""
-    found = disputed(differing(here.store))
-    return page(request, "review.html", session=session, disputed=found[:LISTED], count=len(found))
+    disputed, count = most_disputed(here.store, LISTED)
+    return page(request, "review.html", session=session, disputed=disputed, count=count)
 
 
 @router.get("/review/{item}", response_model=None)
