@@ -1,15 +1,16 @@
-"""Which pairs of answers to ask people about: those from which most is learnt.
+"""Which pairs of answers to ask people about: those from which most is learnt about all pairs.
 
 The preference of a pair is read as a logistic regression on x = φ(a) − φ(b), the difference of what a model makes of
-the two answers: p = σ(wᵀx). What is known of w is its posterior under a Gaussian prior, in Laplace's approximation.
-One more judgement of a pair tells about w (MacKay 1992, "Information-based objective functions for active data
-selection", eq. 3.2, for one binary answer)
+the two answers: p = σ(wᵀx). What is known of w is its posterior under a Gaussian prior, in Laplace's approximation,
+with covariance Σ. A judgement of the pair x lowers the variance of every pair's xₙᵀw, and most is learnt from the pair
+for which the sum over all of them is greatest (MacKay 1992, "Information-based objective functions for active data
+selection", section 4.2, to first order)
 
-    ½ ln(1 + p(1 − p) · xᵀ Σ x)
+    Σₙ cₙ · c (xₙᵀΣx)² / (1 + c xᵀΣx),   c = p(1 − p)
 
-which is large where the outcome is uncertain (p near ½) and where weights that agree with all judgements so far
-disagree (xᵀΣx). After each choice Σ is what it would be with that pair judged, so that the next one tells something
-else: what is asked together is diverse.
+It is large where the outcome is uncertain (p near ½), where weights that agree with all judgements so far disagree, and
+for a pair that is like many others. After each choice Σ is what it would be with that pair judged, so that the next
+one tells something else: what is asked together is diverse.
 """
 
 from collections.abc import Sequence
@@ -32,21 +33,18 @@ def informative(pairs: Array, count: int, *, judged: Array, outcomes: Sequence[f
     scale = np.sqrt(np.concatenate([pairs, judged]).var(0).mean() * pairs.shape[1]) or 1.0
     pairs, judged = pairs / scale, judged / scale
     weights, covariance = posterior(judged, np.asarray(outcomes, dtype=np.float64), prior * pairs.shape[1])
-    certainty = _sigmoid(pairs @ weights)
-    curvature = certainty * (1 - certainty)
-    reach = pairs @ covariance  # Σ x of every pair, kept up to date
-    spread = np.einsum("nd,nd->n", reach, pairs)
+    p = _sigmoid(pairs @ weights)
+    curvature = p * (1 - p)
+    shared = pairs @ covariance @ pairs.T  # [N, N], xₙᵀΣx of any two, kept up to date
     chosen: list[int] = []
     for _ in range(min(count, len(pairs))):
-        gain = np.log1p(curvature * spread) / 2
+        fall = curvature / (1 + curvature * np.diag(shared))
+        gain = fall * (curvature @ shared**2)
         gain[chosen] = -np.inf
         best = int(gain.argmax())
         chosen.append(best)
-        # the rank-one change of Σ by one more judgement (Sherman and Morrison 1950)
-        along = pairs @ reach[best]
-        factor = curvature[best] / (1 + curvature[best] * spread[best])
-        reach = reach - factor * np.outer(along, reach[best])
-        spread = spread - factor * along**2
+        # one more judgement changes Σ by a matrix of rank one (Sherman and Morrison 1950)
+        shared = shared - fall[best] * np.outer(shared[:, best], shared[best])
     return chosen
 
 
