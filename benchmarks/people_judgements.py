@@ -131,7 +131,6 @@ class How(NamedTuple):
 
     reads: str = "middle"
     choose: Any = informative
-    unit: bool = False  # all x of one length
     prior: float = 0.01
     near: float = 0.0
 
@@ -148,8 +147,7 @@ class Study:
 
     def __init__(self, known: Material, seed: int, kind: str, how: "How") -> None:
         self.seed, self.people, self.how = seed, people_of(kind), how
-        length = np.linalg.norm(known.x, axis=1, keepdims=True) if how.unit else 1.0
-        self.known = known._replace(x=known.x / length)
+        self.known = known
         order = sorted(set(known.questions.tolist()), key=lambda question: derive_seed(seed, "question", question))
         learnt = np.isin(known.questions, order[:LEARNT])
         self.pool = np.flatnonzero(learnt)
