@@ -75,9 +75,19 @@ def loop(kinds: Sequence[str], command: str) -> None:
         command=command,
         measures=["proxtune/workflows/rlhf", "proxtune/feedback/choose.py", "proxtune/recipes/rlhf/config.yaml"],
         raw={"settings": SETTINGS, "people": found},
-        bound=None if low > 0 else f"{first['rounds'][-1]['judged']} judgements: {first['rounds']}",
+        bound=None if low > 0 else _bound(first["rounds"]),
     )
     print({kind: one["gain"] for kind, one in found.items()})
+
+
+def _bound(rounds: Sequence[dict[str, Any]]) -> str:
+    """What stood in the way: how far the reward model came, and what people said of each new policy."""
+    told = [
+        f"after {one['judged']} judged pairs the reward model is right in {one['accuracy'][0]:.2f} of held-out "
+        f"judgements and people prefer the new policy in {one['win'][0]:.2f}"
+        for one in rounds
+    ]
+    return "so few judgements teach it too little: " + "; ".join(told)
 
 
 def _measured(kind: str) -> dict[str, Any]:
@@ -95,6 +105,7 @@ def _measured(kind: str) -> dict[str, Any]:
         sides.append(VaderJudge()(fresh_answers(model, prompts, config.policy.rollout, seed=7).responses))
     before, after = sides
     gain = bootstrap_mean([b - a for a, b in zip(before, after, strict=True)], seed=0)
+    rounds = [{key: value for key, value in one.items() if key != "policy"} for one in rounds]  # a path
     return {"rounds": rounds, "prompts": len(records), "before": sum(before) / len(before), "gain": list(gain)}
 
 
