@@ -39,6 +39,18 @@ STYLE = (
     + "".join(f".stroke-{i}{{stroke:var(--series-{i})}}.fill-{i}{{fill:var(--series-{i})}}" for i in range(len(_LIGHT)))
 )
 
+PAGE_STYLE = (
+    STYLE
+    + """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 0 auto; padding: 24px; color-scheme: light dark }
+h2 { margin: 36px 0 8px; font-size: 20px } .wide { overflow-x: auto }
+table { border-collapse: collapse; font-size: 13.5px } th, td { text-align: left; padding: 5px 16px 5px 0;
+border-bottom: 1px solid #8884; overflow-wrap: anywhere } .chart { max-width: 600px }
+.num { text-align: right; font-variant-numeric: tabular-nums }
+"""
+)
+"""`STYLE` with that of a page of text and tables."""
+
 
 def line_chart(
     series: Mapping[str, Sequence[Point]],

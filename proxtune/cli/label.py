@@ -7,11 +7,11 @@ import typer
 
 from proxtune.cli.app import Columns, app, columns_of, console, one_of
 from proxtune.errors import ConfigError
+from proxtune.feedback.web import PORT
 
 if TYPE_CHECKING:
     from proxtune.workflows.label_items import Asking
 
-PORT = 8300
 
 label = typer.Typer(
     no_args_is_help=True,

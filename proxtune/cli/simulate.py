@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from proxtune.cli.app import console
-from proxtune.cli.label import PORT, StoreAt, label, needs_extra
+from proxtune.cli.label import StoreAt, label, needs_extra
+from proxtune.feedback.web import PORT
 
 EXAMPLE = "Example: proxtune label simulate --taste my_taste.py:likes --people 3 --temperament noisy,noisy,adversarial"
 

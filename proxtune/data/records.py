@@ -17,6 +17,11 @@ class Message:
 PromptLike: TypeAlias = str | tuple[Message, ...]
 
 
+def prompt_row(prompt: PromptLike) -> str | list[dict[str, str]]:
+    """A prompt as data files have it: a text, or the turns of a conversation."""
+    return prompt if isinstance(prompt, str) else [{"role": turn.role, "content": turn.content} for turn in prompt]
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """Text to learn as it stands, or to be labelled, as a pair of texts always is."""

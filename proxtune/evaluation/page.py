@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from proxtune.charts import STYLE, bar_chart, table
+from proxtune.charts import PAGE_STYLE, bar_chart, table
 from proxtune.evaluation.metrics import Difference, Interval
 from proxtune.evaluation.task import Table
 from proxtune.runs import write_atomic
@@ -49,14 +49,7 @@ CHINESE = {
     "p": "p 值",
     "evaluation": "评测",
 }
-CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 0 auto; padding: 24px; color-scheme: light dark }
-h2 { margin: 36px 0 8px; font-size: 20px } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: 13.5px } th, td { text-align: left; padding: 5px 16px 5px 0;
-border-bottom: 1px solid #8884; overflow-wrap: anywhere } .chart { max-width: 600px }
-.num { text-align: right; font-variant-numeric: tabular-nums }
-.heat td { padding: 6px 12px; text-align: right }
-"""
+CSS = ".heat td { padding: 6px 12px; text-align: right }"
 HEATED = 40  # classes of a confusion matrix that is shown; a larger one is left to the file of predictions
 
 
@@ -132,7 +125,7 @@ def _write(path: Path, title: str, parts: Sequence[str], tongue: Tongue) -> None
     page = (
         f'<!doctype html><html lang="{tongue}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}{CSS}</style></head><body><h1>{escape(title)}</h1>"
+        f"<title>{escape(title)}</title><style>{PAGE_STYLE}{CSS}</style></head><body><h1>{escape(title)}</h1>"
         f"{''.join(parts)}</body></html>\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,13 +44,21 @@ def likelihoods(model: LanguageModel, examples: Sequence[Example], *, rows_at_on
     return Measure(torch.cat(rows).numpy(), figures)
 
 
+def pair_scores(
+    model: RewardModel, pairs: Sequence[PreferenceExample], *, rows_at_once: int = ROWS_AT_ONCE
+) -> tuple[Tensor, Tensor]:
+    """([N], [N]): scores of the chosen and of the rejected answers, without a gradient, a few pairs at a time."""
+    with frozen(model.lm.module):
+        parts = [pair_rewards(model, pairs[i : i + rows_at_once]) for i in range(0, len(pairs), rows_at_once)]
+    chosen, rejected = (torch.cat(side) for side in zip(*parts, strict=True))
+    return chosen, rejected
+
+
 def pair_accuracy(
     model: RewardModel, pairs: Sequence[PreferenceExample], *, rows_at_once: int = ROWS_AT_ONCE
 ) -> dict[str, float]:
     """`eval/accuracy`, the share of pairs whose chosen answer scores higher, `eval/loss` and `eval/margin`."""
-    with frozen(model.lm.module):
-        parts = [pair_rewards(model, pairs[i : i + rows_at_once]) for i in range(0, len(pairs), rows_at_once)]
-    chosen, rejected = (torch.cat(side) for side in zip(*parts, strict=True))
+    chosen, rejected = pair_scores(model, pairs, rows_at_once=rows_at_once)
     loss, stats = bradley_terry_loss(chosen, rejected)
     return {"eval/loss": float(loss), "eval/accuracy": float(stats["accuracy"]), "eval/margin": float(stats["margin"])}
 

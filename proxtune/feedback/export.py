@@ -78,7 +78,12 @@ def side_of(item: Item, fraction: float, seed: int) -> Side:
     """The side of a split on which all rows of this item's prompt stand."""
     texts = [item.prompt] if isinstance(item.prompt, str) else [turn.content for turn in item.prompt]
     words = " ".join(texts).split() or " ".join(candidate.text for candidate in item.candidates).split()
-    return "held-out" if derive_seed(seed, f"hold out {' '.join(words)}") < fraction * 2**63 else "train"
+    return side_of_text(" ".join(words), fraction, seed)
+
+
+def side_of_text(text: str, fraction: float, seed: int) -> Side:
+    """The side of what is asked, white space aside: it depends on the seed and the text alone."""
+    return "held-out" if derive_seed(seed, f"hold out {' '.join(text.split())}") < fraction * 2**63 else "train"
 
 
 def _rows(

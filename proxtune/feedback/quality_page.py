@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Literal, TypeAlias, get_args
 
-from proxtune.charts import STYLE, bar_chart, number, table
+from proxtune.charts import PAGE_STYLE, bar_chart, number, table
 from proxtune.feedback.agreement import PairMatrix
 from proxtune.feedback.figures import MINIMUM, Figure
 from proxtune.feedback.quality import PersonQuality, Quality, quality
@@ -83,13 +83,7 @@ CHINESE = {
     "label": "分类",
     "spans": "片段标注",
 }
-CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 0 auto; padding: 24px; color-scheme: light dark }
-h2 { margin: 36px 0 8px; font-size: 20px } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: 13.5px } th, td { text-align: left; padding: 5px 16px 5px 0;
-border-bottom: 1px solid #8884; overflow-wrap: anywhere } .chart { max-width: 600px }
-.num { text-align: right; font-variant-numeric: tabular-nums } .matrix td { padding: 6px 12px; text-align: right }
-"""
+CSS = ".matrix td { padding: 6px 12px; text-align: right }"
 SHADES = 10  # of a cell, as classes: a page under a strict policy may have no style attribute
 CSS += "".join(
     f".shade-{step}{{background:rgb(46 126 160/{0.75 * step / SHADES:.3f})}}" for step in range(1, SHADES + 1)
@@ -114,7 +108,7 @@ def page_of(found: Quality, language: Language = "en") -> str:
     return (
         f'<!doctype html><html lang="{language}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}{CSS}</style></head><body><h1>{title}</h1>{''.join(parts)}</body></html>\n"
+        f"<title>{title}</title><style>{PAGE_STYLE}{CSS}</style></head><body><h1>{title}</h1>{''.join(parts)}</body></html>\n"
     )
 
 

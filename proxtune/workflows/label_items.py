@@ -35,6 +35,7 @@ from proxtune.data.records import (
     Record,
     Tagged,
     Text,
+    prompt_row,
 )
 from proxtune.data.tags import entities
 from proxtune.errors import DataError
@@ -139,13 +140,13 @@ def _asked(record: Record, kind: Kind | None) -> Iterator[Asked]:
         case Preference(prompt, chosen, rejected):
             _refuse(kind, ("pair",), "two answers")
             sources = _sources(record, 2)
-            yield "pair", _prompt(prompt), _candidates([chosen, rejected], sources), {}
+            yield "pair", prompt_row(prompt), _candidates([chosen, rejected], sources), {}
         case Prompt(prompt) if "responses" in record.columns:
             yield from _of_responses(prompt, *_responses(record), kind)
         case Completion(prompt, completion) | Rated(prompt, completion):
             _refuse(kind, ALONE, "one answer")
             more = {"scores": list(record.scores)} if isinstance(record, Rated) else {}
-            yield kind or "rating", _prompt(prompt), _candidates([completion], _sources(record, 1)), more
+            yield kind or "rating", prompt_row(prompt), _candidates([completion], _sources(record, 1)), more
         case Labelled(text, label, pair=None):
             _refuse(kind, OF_TEXT, "a text")
             yield kind or "label", text, [], {"label": list(label) if isinstance(label, tuple) else label}
@@ -168,7 +169,7 @@ def _of_responses(
 ) -> Iterator[Asked]:
     if kind in ALONE:
         for text, source in zip(texts, sources, strict=True):
-            yield kind, _prompt(prompt), _candidates([text], [source]), {}
+            yield kind, prompt_row(prompt), _candidates([text], [source]), {}
         return
     _refuse(kind, ("pair", "ranking", *ALONE), "responses")
     least, most = CANDIDATES["pair"][0], CANDIDATES["ranking"][1]
@@ -177,7 +178,7 @@ def _of_responses(
             f"responses: got {len(texts)}; people compare {least} to {most}, or judge each alone, with --kind rating"
         )
     together: Kind = "pair" if len(texts) == 2 else "ranking"
-    yield kind or together, _prompt(prompt), _candidates(texts, sources), {}
+    yield kind or together, prompt_row(prompt), _candidates(texts, sources), {}
 
 
 def _refuse(kind: Kind | None, known: tuple[Kind, ...], what: str) -> None:
@@ -218,10 +219,6 @@ def _sources(record: Record, count: int) -> list[str | None]:
 
 def _candidates(texts: Iterable[str], sources: Iterable[str | None]) -> list[dict[str, Any]]:
     return [{"text": text, "source": source} for text, source in zip(texts, sources, strict=True)]
-
-
-def _prompt(prompt: PromptLike) -> str | list[dict[str, str]]:
-    return prompt if isinstance(prompt, str) else [{"role": turn.role, "content": turn.content} for turn in prompt]
 
 
 def _choices_of(questions: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -15,6 +15,8 @@ from proxtune.feedback.store import Store
 from tests.feedback.conftest import KINDS, Clock, pair
 from tests.feedback.said import all_said, preference, said
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 MANY = 20  # people that an item may be asked of
 QUICK = 100  # resamples
 LABELS = Options(labels=("x", "y", "z"))

@@ -97,3 +97,19 @@ def test_a_record_is_stale_once_a_file_that_it_measures_has_changed(tmp_path: Pa
 
     code.unlink()
     assert list(stale(tmp_path)) == [(path, ["ppo.py"])]
+
+
+def test_tasks_are_a_row_each_with_what_their_models_reach_and_take(tmp_path: Path) -> None:
+    """A model that the baseline beats makes the baseline bold; other records of the area are no tasks."""
+    raw = {"baseline": 0.3, "untuned": 0.1, "minutes": 2.04, "memory": 1.26, "seeds": {"1": 0.3149}}
+    record(tmp_path, "tasks/ner_encoder", unit="f1", raw=raw)
+    record(tmp_path, "tasks/ner_scratch", unit="f1", raw={**raw, "seeds": {"1": 0.3149, "2": 0.33}})
+    record(tmp_path, "tasks/topic_decoder", unit="f1", raw={**raw, "baseline": 0.4, "untuned": None})
+    record(tmp_path, "tasks/peft")
+    once = "0.315 [0.240, 0.380]<br>2.0 min, 1.3 GiB"
+    page = render("<!-- tasks -->\nold\n<!-- /tasks -->", tmp_path / "results", "en")
+    assert page.splitlines()[3:] == [
+        f"| `ner` | f1 | 0.300 | 0.100 | {once} | — | 0.315 [0.240, 0.380] (0.315, 0.330)<br>2.0 min, 1.3 GiB |",
+        f"| `topic` | f1 | **0.400** | — | — | {once} | — |",
+        "<!-- /tasks -->",
+    ]

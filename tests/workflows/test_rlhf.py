@@ -169,6 +169,7 @@ def test_stopped_after_any_file_it_goes_on_and_finds_the_same(tmp_path: Path, mo
                 stops += 1
     assert stops == 8  # four files in each of two rounds
     same = ("judged", "accuracy", "longer_people", "longer_model", "win", "kl")
+    assert [row["step"] for row in run.metrics()] == [1, 2]
     found = findings_of(run)
     assert [[one[key] for key in same] for one in found] == [[one[key] for key in same] for one in expected]
 

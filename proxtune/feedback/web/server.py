@@ -10,9 +10,8 @@ import uvicorn
 
 from proxtune.errors import ConfigError, StoreError
 from proxtune.feedback.store import Store
+from proxtune.feedback.web import PORT
 from proxtune.feedback.web.app import create_app
-
-PORT = 8300
 
 
 def serve(

@@ -19,7 +19,7 @@ Each line is written once, whole, in this order. Killed at any point, the loop g
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,10 +29,11 @@ from rich.console import Console
 
 from proxtune import config as configs
 from proxtune.charts import duration
-from proxtune.data.records import Message, Prompt, PromptLike
+from proxtune.data.records import Message, Prompt, PromptLike, prompt_row
 from proxtune.data.sources import load as load_data
 from proxtune.data.template import encode_prompts
 from proxtune.errors import ConfigError, DataError, StoreError
+from proxtune.feedback.export import side_of_text
 from proxtune.feedback.store import Store
 from proxtune.models.load import ModelConfig
 from proxtune.models.load import load as load_model
@@ -74,12 +75,10 @@ class Iteration:
 
 
 class Loop:
-    """The loop over a run's folder and its store. `sleep` waits between two looks."""
+    """The loop over a run's folder and its store."""
 
-    def __init__(
-        self, config: RLHFRun, run: Run, store: Store, console: Console, sleep: Callable[[float], None] = time.sleep
-    ) -> None:
-        self.config, self.run, self.store, self.console, self.sleep = config, run, store, console, sleep
+    def __init__(self, config: RLHFRun, run: Run, store: Store, console: Console) -> None:
+        self.config, self.run, self.store, self.console = config, run, store, console
         self.now = ""
 
     def go(self) -> None:
@@ -113,11 +112,12 @@ class Loop:
         found = findings(self.config, it.folder, self.store, it.comparing)
         design, reasons = adjusted(it.design, found)
         policy = str(it.folder / "ppo") if kept(found) else it.policy
+        self.run.rewind(it.number - 1)  # a line that a kill left without its finding
+        self.run.log(it.number, figures(found))
         it.write(
             "finding.json",
             {**asdict(found), "iteration": it.number, "design": design.state(), "reasons": reasons, "policy": policy},
         )
-        self.run.log(it.number, figures(found))
         for line in [page.sentence(found), *reasons]:
             self.console.print(line, highlight=False)
 
@@ -129,7 +129,7 @@ class Loop:
             drawn = _drawn(self.prompts + self.held_prompts, ask.prompts, seed)
             answers = self._answers(it.policy, drawn, ask.answers, seed)
             pairs = questions.pairs_of(drawn, answers)
-            it.write("candidates.json", [[_as_row(pair.prompt), pair.first, pair.second] for pair in pairs])
+            it.write("candidates.json", [[prompt_row(pair.prompt), pair.first, pair.second] for pair in pairs])
         if not it.has("asked.json"):
             self._status("choosing what to ask")
             pairs = [Pair(_as_prompt(prompt), first, second) for prompt, first, second in it.read("candidates.json")]
@@ -174,7 +174,7 @@ class Loop:
                     self.console.print(f"time is up: going on with what {told} answers say of {batch}")
                     return
                 self._status(f"time is up, and {least} judged pairs are needed: waiting on")
-            self.sleep(POLL)
+            time.sleep(POLL)
 
     def _judgements(self, it: Iteration) -> None:
         """(c) What people prefer, to learn from and to measure by; written once, so that a kill changes nothing."""
@@ -226,14 +226,16 @@ def write_prompts(config: RLHFRun, folder: Path) -> tuple[list[PromptLike], list
             count = sum(map(len, sides.values()))
             raise DataError(f"{count} prompts leave none for {name}.jsonl; give more, or another ask.held_out")
         _write_rows(
-            folder / f"{name}.jsonl", [{"prompt": _as_row(record.prompt), **record.columns} for record in sides[held]]
+            folder / f"{name}.jsonl",
+            [{"prompt": prompt_row(record.prompt), **record.columns} for record in sides[held]],
         )
     return [record.prompt for record in sides[False]], [record.prompt for record in sides[True]]
 
 
 def is_held(config: RLHFRun, prompt: PromptLike) -> bool:
-    """Whether nothing is trained on a prompt."""
-    return derive_seed(config.seed, f"held out {prompt!r}") % 10_000 < config.ask.held_out * 10_000
+    """Whether nothing is trained on a prompt: the side on which an export with this share and seed has it too."""
+    text = prompt if isinstance(prompt, str) else " ".join(turn.content for turn in prompt)
+    return side_of_text(text, config.ask.held_out, config.seed) == "held-out"
 
 
 def dry_run(config: RLHFRun, console: Console) -> DryRun:
@@ -291,11 +293,7 @@ def _row(judged: Judged) -> dict[str, Any]:
     """A pair as the reward model learns it, the better answer first."""
     pair, better = judged.pair, judged.preferred > 0.5
     chosen, rejected = (pair.first, pair.second) if better else (pair.second, pair.first)
-    return {"prompt": _as_row(pair.prompt), "chosen": chosen, "rejected": rejected}
-
-
-def _as_row(prompt: PromptLike) -> Any:
-    return prompt if isinstance(prompt, str) else [{"role": turn.role, "content": turn.content} for turn in prompt]
+    return {"prompt": prompt_row(pair.prompt), "chosen": chosen, "rejected": rejected}
 
 
 def _as_prompt(row: Any) -> PromptLike:

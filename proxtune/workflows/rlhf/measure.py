@@ -5,17 +5,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from proxtune.data.sources import read
 from proxtune.data.template import encode_preferences
 from proxtune.evaluation.metrics import bootstrap_mean
+from proxtune.evaluation.run import pair_scores
 from proxtune.feedback.agreement import percent_agreement
 from proxtune.feedback.figures import share
 from proxtune.feedback.records import PairBody
+from proxtune.feedback.rows import sign
 from proxtune.feedback.store import Store
-from proxtune.models.language_model import frozen
-from proxtune.models.score import ROWS_AT_ONCE, pair_rewards
+from proxtune.models.heads import RewardModel
 from proxtune.runs import Run
 from proxtune.workflows.rewards import reward_model_of
 from proxtune.workflows.rlhf.design import Findings, Share
@@ -27,8 +26,9 @@ FEW = 10  # judgements below which no share is given
 
 def findings(config: RLHFRun, folder: Path, store: Store, comparing: str) -> Findings:
     """Of a finished iteration in `folder`; `comparing` is the batch in which people compared the policies."""
-    held, gaps_held = _gaps(config, folder, "held_pairs.jsonl")
-    learnt, gaps = _gaps(config, folder, "pairs.jsonl")
+    model = reward_model_of(str(folder / "reward"), config.model)
+    held, gaps_held = _gaps(model, config, folder / "held_pairs.jsonl")
+    learnt, gaps = _gaps(model, config, folder / "pairs.jsonl")
     longer = [len(pair.chosen) - len(pair.rejected) for pair in [*held, *learnt]]
     margins = [*gaps_held, *gaps]
     unequal = [(length, margin) for length, margin in zip(longer, margins, strict=True) if length]
@@ -51,8 +51,7 @@ def ceiling(store: Store) -> float | None:
     for judged in store.judgements.all():
         for said in judged.judgements:
             if isinstance(said.body, PairBody) and judged.repeats is None:
-                sign = (said.body.preference > 0) - (said.body.preference < 0)
-                table.setdefault(judged.id, {})[said.person] = sign
+                table.setdefault(judged.id, {})[said.person] = sign(said.body.preference)
     return percent_agreement({item: said for item, said in table.items() if len(said) > 1}).value
 
 
@@ -69,15 +68,12 @@ def win_rate(store: Store, batch: str, *, same: int, seed: int) -> Share | None:
     return Share(interval.mean, interval.low, interval.high)
 
 
-def _gaps(config: RLHFRun, folder: Path, name: str) -> tuple[Sequence[Any], list[float]]:
+def _gaps(model: RewardModel, config: RLHFRun, path: Path) -> tuple[Sequence[Any], list[float]]:
     """The judged pairs of a file, and what the reward model gives the preferred answer more than the other."""
-    model = reward_model_of(str(folder / "reward"), config.model)
-    records = read(folder / name, chat=config.data.chat).records
+    records = read(path, chat=config.data.chat).records
     pairs, _ = encode_preferences(records, model.lm.tokenizer, max_length=model.max_length, too_long="truncate")
-    with frozen(model.lm.module):
-        sides = [pair_rewards(model, pairs[i : i + ROWS_AT_ONCE]) for i in range(0, len(pairs), ROWS_AT_ONCE)]
-    gaps = torch.cat([chosen - rejected for chosen, rejected in sides])
-    return records, gaps.tolist()
+    chosen, rejected = pair_scores(model, pairs)
+    return records, (chosen - rejected).tolist()
 
 
 def _share(outcomes: Iterable[bool]) -> Share | None:

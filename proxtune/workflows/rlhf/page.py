@@ -6,18 +6,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from proxtune.charts import STYLE, line_chart, table
+from proxtune.charts import PAGE_STYLE, line_chart, table
 from proxtune.feedback.store import Store
 from proxtune.runs import Run, write_atomic
 from proxtune.workflows.rlhf.design import Findings
 from proxtune.workflows.rlhf.schema import RLHFRun
 
-CSS = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 960px; margin: 0 auto; padding: 24px; color-scheme: light dark }
-h2 { margin: 36px 0 8px; font-size: 20px } .now { font-size: 18px } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: 13.5px } th, td { text-align: left; padding: 5px 16px 5px 0;
-border-bottom: 1px solid #8884 } .chart { max-width: 620px } .num { text-align: right }
-"""
+CSS = ".now { font-size: 18px }"
 REFRESH = 10  # seconds
 
 
@@ -53,7 +48,7 @@ def write(run: Run, config: RLHFRun, store: Store, doing: str) -> None:
         "" if any(r["reasons"] for r in rounds) else "<p>Nothing.</p>",
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width">{done}'
-    head += f"<title>{escape(config.name)}</title><style>{CSS}{STYLE}</style>"
+    head += f"<title>{escape(config.name)}</title><style>{PAGE_STYLE}{CSS}</style>"
     html = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
     write_atomic(path_of(run), html)
 

@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from proxtune.data.records import Message, PromptLike
+from proxtune.data.records import Message, PromptLike, prompt_row
 from proxtune.data.template import PromptExample, encode_prompt
+from proxtune.evaluation.run import fresh_answers
 from proxtune.feedback.choose import informative
 from proxtune.feedback.records import Candidate, Item, PairBody, Turn
 from proxtune.feedback.store import Store
 from proxtune.models.language_model import LanguageModel, frozen
 from proxtune.models.score import ROWS_AT_ONCE, pooled_states
-from proxtune.rewards.base import answers_of
-from proxtune.rollouts.collect import collect
-from proxtune.rollouts.engine import sample
 from proxtune.rollouts.sampling import SamplingConfig
+from proxtune.runs import derive_seed
 
 
 class Pair(NamedTuple):
@@ -41,10 +40,8 @@ def answers_to(
     model: LanguageModel, prompts: Sequence[PromptExample], config: SamplingConfig, *, count: int, seed: int
 ) -> list[list[str]]:
     """`count` answers to each prompt, drawn alike for every model: [prompt][answer]."""
-    drawn = []
-    for number in range(count):
-        rollout = collect(model, [p.prompt_ids for p in prompts], config, sampler=sample, seed=seed, step=number)
-        drawn.append(answers_of(model, prompts, rollout).responses)
+    seeds = [derive_seed(seed, "answer", number) for number in range(count)]
+    drawn = [fresh_answers(model, prompts, config, seed=each).responses for each in seeds]
     return [list(texts) for texts in zip(*drawn, strict=True)]
 
 
@@ -101,7 +98,7 @@ def items(
     return [
         Item(
             kind="pair",
-            prompt=as_shown(pair.prompt),
+            prompt=as_turns(pair.prompt),
             candidates=(
                 Candidate(text=pair.first, source=sources[0]),
                 Candidate(text=pair.second, source=sources[1]),
@@ -126,11 +123,10 @@ def preferences(store: Store, *, batch: str | None = None) -> list[Judged]:
     return found
 
 
-def as_shown(prompt: PromptLike) -> str | tuple[Turn, ...]:
+def as_turns(prompt: PromptLike) -> str | tuple[Turn, ...]:
     """A prompt of the data as an item has it."""
-    if isinstance(prompt, str):
-        return prompt
-    return tuple(Turn.model_validate({"role": turn.role, "content": turn.content}) for turn in prompt)
+    row = prompt_row(prompt)
+    return row if isinstance(row, str) else tuple(map(Turn.model_validate, row))
 
 
 def _read(prompt: str | tuple[Turn, ...]) -> PromptLike:

@@ -17,7 +17,7 @@ from proxtune.rewards.learned import LearnedReward
 from proxtune.workflows.jobs import ppo_job, reward_job
 from proxtune.workflows.rewards import RewardConfig, reward_model_of
 from proxtune.workflows.rlhf.design import Design
-from proxtune.workflows.rlhf.questions import as_shown
+from proxtune.workflows.rlhf.questions import as_turns
 from proxtune.workflows.rlhf.schema import RLHFRun
 from proxtune.workflows.schemas import PPORun, RewardRun
 from proxtune.workflows.train import execute
@@ -95,7 +95,7 @@ def _people(config: RLHFRun, folder: Path, policy: str, store: Store) -> HumanRe
         batch=f"iteration-{folder.name}-ppo",
         people=people.rate,
         options=Options(criteria=people.criteria, scale=people.scale),
-        shown={prompt_text(tokenizer, prompt): as_shown(prompt) for prompt in asked},
+        shown={prompt_text(tokenizer, prompt): as_turns(prompt) for prompt in asked},
         wait=people.wait,
         otherwise=learned(folder, config.model) if people.reward == "both" else None,
     )

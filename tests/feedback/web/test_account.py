@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from starlette.testclient import TestClient
 
 from proxtune.feedback.store import Store
@@ -9,6 +10,8 @@ from proxtune.feedback.store.people import INVITED, digest
 from proxtune.feedback.web.passwords import TRIES
 from tests.feedback.conftest import Clock, pair
 from tests.feedback.web.conftest import HOST, PASSWORD, Login
+
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
 
 JSON = {"Accept": "application/json"}
 BROWSER = {"Accept": "text/html,*/*"}

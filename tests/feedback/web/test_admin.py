@@ -8,6 +8,8 @@ from proxtune.feedback.store import Store
 from tests.feedback.conftest import pair
 from tests.feedback.web.conftest import Login
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 JSON = {"Accept": "application/json"}
 
 

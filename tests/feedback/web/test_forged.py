@@ -9,6 +9,8 @@ from proxtune.feedback.store import Store
 from tests.feedback.conftest import pair
 from tests.feedback.web.conftest import HOST, PASSWORD, Login
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 SITES = [None, "same-origin", "none", "same-site", "cross-site", "nonsense", ""]
 FOREIGN = ["http://evil.example", "null", "http://127.0.0.1:9999", f"{HOST}.evil.example", "file://127.0.0.1:8410"]
 ORIGINS = [None, HOST, *FOREIGN]

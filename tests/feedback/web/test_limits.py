@@ -15,6 +15,8 @@ from proxtune.feedback.web.guard import MOST_BYTES, MOST_IMPORTED
 from tests.feedback.conftest import pair
 from tests.feedback.web.conftest import Login
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 UP = ["..", "%2e%2e", "..%2f..", "%2e%2e%2f", "%252e%252e%252f", "..%5c..", "....//", "..;/", "%c0%ae%c0%ae", "．．"]
 TARGETS = ["app.py", "../../../../etc/passwd", "%2fetc%2fpasswd", "/etc/passwd"]
 PATHS = [f"{up}/{target}" for up in UP for target in TARGETS] + [

@@ -17,6 +17,8 @@ from proxtune.feedback.web.app import create_app
 from proxtune.feedback.web.server import first_admin_link, is_loopback, secret_of, serve
 from tests.feedback.web.conftest import HOST, PASSWORD
 
+pytestmark = pytest.mark.slow  # together they take longer than `make check` has
+
 
 def test_wa2_a_secret_is_made_once_and_nobody_else_may_read_it(store: Store, address: str, tmp_path: Path) -> None:
     secret = secret_of(store)
