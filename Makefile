@@ -18,7 +18,7 @@ help: ## list the targets
 demo: .venv ## the whole road on one small model: SFT, reward, PPO, report
 	$(BIN)/proxtune demo
 
-check: .venv ## what to run before each commit: under 90 seconds, on both cores
+check: .venv ## what to run before each commit: under two minutes, on both cores
 	$(MAKE) --no-print-directory --jobs=2 --output-sync lint types layers fast
 
 fast: .venv ## the fast tests
