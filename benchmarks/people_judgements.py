@@ -12,7 +12,6 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks.plots import draw
@@ -23,15 +22,15 @@ from proxtune.feedback.choose import informative, posterior
 from proxtune.feedback.simulated import Adversarial, Asked, Noisy, Person
 from proxtune.models.language_model import LanguageModel, frozen
 from proxtune.models.load import ModelConfig, load
+from proxtune.models.score import pooled_states
 from proxtune.runs import derive_seed
 from proxtune.workflows.film_reviews import INSTRUCTION, opening, part
-from proxtune.workflows.rlhf.questions import Pair, differences, pairs_of
+from proxtune.workflows.rlhf.questions import PRIOR, Pair, differences, pairs_of
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "results" / "people"
 RUNS = ROOT / "runs" / "people"
 QUESTIONS, ANSWERS, WORDS = 400, 4, 18
-LAYER = 16  # of 30
 LEARNT = 280  # questions whose pairs may be asked about; those of the others measure
 ROUND, BUDGETS = 16, (16, 32, 64, 128, 256, 512)
 AT = 256  # judgements of random pairs, whose accuracy is to be reached with fewer
@@ -54,8 +53,8 @@ def material(reads: str, folder: Path = RUNS) -> Material:
     """Reviews as the frozen model reads them; kept in a file, for that takes minutes.
 
     Args:
-        reads: "last", the state after a stop token, as the loop and its reward model read an answer; "middle", the mean
-            state of the answer's tokens after layer `LAYER`, where the sentiment of a text is.
+        reads: "middle", the mean state of the answer's tokens halfway up, as the loop chooses by; "last", the state
+            after a stop token, as its reward model reads an answer.
     """
     texts = [f" {opening(review.text, WORDS)}" for review in part(read_reviews(), openings=0, seed=0).pairs]
     texts = list(dict.fromkeys(texts))[: QUESTIONS * ANSWERS]
@@ -65,7 +64,7 @@ def material(reads: str, folder: Path = RUNS) -> Material:
     if not kept.exists():
         folder.mkdir(parents=True, exist_ok=True)
         model = load(ModelConfig())
-        np.save(kept, differences(model, pairs) if reads == "last" else _middle(model, texts, pairs))
+        np.save(kept, differences(model, pairs) if reads == "middle" else _last(model, texts, pairs))
     worth = dict(zip(texts, VaderJudge()(texts), strict=True))
     return Material(
         questions=np.repeat(np.arange(len(four)), len(pairs) // len(four)),
@@ -74,18 +73,13 @@ def material(reads: str, folder: Path = RUNS) -> Material:
     )
 
 
-def _middle(model: LanguageModel, texts: Sequence[str], pairs: Sequence[Pair]) -> Array:
-    """[N, H], each feature with the variance 1."""
+def _last(model: LanguageModel, texts: Sequence[str], pairs: Sequence[Pair]) -> Array:
+    """[N, H]: the state after a stop token, as a reward model reads an answer."""
     before = model.tokenizer.encode(INSTRUCTION)
-    states = {}
+    rows = [[*before, *model.tokenizer.encode(text, add_special_tokens=False), model.stop_ids[0]] for text in texts]
     with frozen(model.module):
-        for text in texts:
-            ids = torch.tensor([[*before, *model.tokenizer.encode(text, add_special_tokens=False)]])
-            layers = model.module(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
-            states[text] = layers[LAYER][0, len(before) :].mean(0).double().numpy()
-    x = np.array([states[pair.first] - states[pair.second] for pair in pairs])
-    scaled: Array = x / np.sqrt((x**2).mean(0))
-    return scaled
+        states = {text: pooled_states(model, [row])[0].double().numpy() for text, row in zip(texts, rows, strict=True)}
+    return np.array([states[pair.first] - states[pair.second] for pair in pairs])
 
 
 def people_of(kind: str) -> Sequence[Person]:
@@ -131,7 +125,7 @@ class How(NamedTuple):
 
     reads: str = "middle"
     choose: Any = informative
-    prior: float = 0.01
+    prior: float = PRIOR
     near: float = 0.0
 
 

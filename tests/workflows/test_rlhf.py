@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from proxtune import config as configs
 from proxtune.errors import ConfigError, DataError
 from proxtune.feedback.store import Store
+from proxtune.models.trunk import blocks
 from proxtune.runs import Run
 from proxtune.workflows.rlhf import loop
 from proxtune.workflows.rlhf.design import Design, Findings, Share, adjusted, kept
 from proxtune.workflows.rlhf.measure import ceiling, win_rate
-from proxtune.workflows.rlhf.questions import Pair, items, pairs_of
+from proxtune.workflows.rlhf.questions import Pair, items, middle_states, pairs_of
 from proxtune.workflows.rlhf.schema import RLHFRun
 from tests.forked import exit_code, fork
+from tests.tiny import FAMILIES, tiny_model
 
 SCRATCH = {"vocab_size": 300, "layers": 1, "hidden": 16, "heads": 2, "context": 64}
 SMALL = {"tuning": {"kind": "full"}, "training": {"steps": 3, "save_every": 1}}
@@ -327,3 +330,17 @@ def test_a_reward_model_that_likes_length_more_than_people_pays_for_it_until_it_
     assert design.length_penalty == 0.5
     design, _ = adjusted(design, replace(FOUND, longer_model=Share(0.3, 0.2, 0.35)))
     assert design.length_penalty == 0.0
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"lstm", "own"}))  # which do not tell
+@torch.no_grad()
+def test_halfway_up_an_answer_is_the_mean_of_its_tokens_and_no_answer_is_zero(family: str) -> None:
+    model = tiny_model(family=family)
+    rows, begins = [[5, 6, 7, 8, 9, 10], [7, 8], [14, 5, 6, 9, 11], [20, 21, 22]], [2, 1, 5, 0]
+    half = len(blocks(model.module)[1]) // 2
+    assert half > 0
+    found = middle_states(model, rows, begins)
+    for row, begin, mine in zip(rows, begins, found, strict=True):
+        layers = model.module(input_ids=torch.tensor([row]), output_hidden_states=True).hidden_states
+        expected = layers[half][0, begin:].sum(0) / max(len(row) - begin, 1)
+        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-5)
