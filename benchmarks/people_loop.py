@@ -24,7 +24,8 @@ from proxtune.evaluation.record import write_record
 from proxtune.evaluation.run import fresh_answers
 from proxtune.feedback.store import Store
 from proxtune.models.load import ModelConfig, load
-from proxtune.workflows.film_reviews import INSTRUCTION, PROMPT_WORDS, opening, part
+from proxtune.workflows.demo import HELD_OUT, OPENINGS
+from proxtune.workflows.film_reviews import part, write_parts
 from proxtune.workflows.rlhf.schema import RLHFRun
 
 ROOT = Path(__file__).parents[1]
@@ -45,15 +46,17 @@ PEOPLE = {
 }
 SETTINGS = [
     "iterations=2",
-    "data.max_length=16",
-    "ask={prompts: 64, answers: 4, pairs: 96, again: 0.2, held_out: 0.2, compared: 64, wait: 600}",
-    "reward.training={epochs: 3, save_every: 0}",
+    "data.max_length=14",
+    "ask={prompts: 160, answers: 4, pairs: 480, again: 0.1, held_out: 0.2, compared: 96, wait: 600}",
+    "reward.tuning.top_layers=null",
+    "reward.training={epochs: 2, save_every: 0}",
     "reward.optim.learning_rate=1e-3",
     "policy.rollout={max_new_tokens: 24, temperature: 0.7}",
     "policy.optim.learning_rate=5e-4",
     "policy.critic.learning_rate=1e-3",
-    "policy.training={steps: 12, save_every: 6}",
+    "policy.training={steps: 16, save_every: 8}",
 ]
+START = ["data.max_length=38", "data.too_long=truncate", "training.save_every=0"]  # SFT on openings of reviews
 
 
 def loop(kinds: Sequence[str], command: str) -> None:
@@ -74,7 +77,7 @@ def loop(kinds: Sequence[str], command: str) -> None:
         seeds=[1],
         command=command,
         measures=["proxtune/workflows/rlhf", "proxtune/feedback/choose.py", "proxtune/recipes/rlhf/config.yaml"],
-        raw={"settings": SETTINGS, "people": found},
+        raw={"start": START, "settings": SETTINGS, "people": found},
         bound=None if low > 0 else _bound(first["rounds"]),
     )
     print({kind: one["gain"] for kind, one in found.items()})
@@ -101,7 +104,7 @@ def _measured(kind: str) -> dict[str, Any]:
     sides = []
     for name in (config.model.name, rounds[-1]["policy"]):
         model = load(ModelConfig(name=name))
-        prompts, _ = encode_prompts(records, model.tokenizer, max_length=16, too_long="truncate")
+        prompts, _ = encode_prompts(records, model.tokenizer, max_length=config.data.max_length, too_long="truncate")
         sides.append(VaderJudge()(fresh_answers(model, prompts, config.policy.rollout, seed=7).responses))
     before, after = sides
     gain = bootstrap_mean([b - a for a, b in zip(before, after, strict=True)], seed=0)
@@ -111,20 +114,20 @@ def _measured(kind: str) -> dict[str, Any]:
 
 def _walk(kind: str, folder: Path) -> None:
     """The loop, the app and the people, each a process."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    asked = dict.fromkeys(
-        f"{INSTRUCTION} {opening(review.text, PROMPT_WORDS)}"
-        for review in part(read_reviews(), openings=0, seed=0).prompts
-    )
-    prompts, taste = RUNS / "prompts.jsonl", RUNS / "taste.py"
-    prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in asked))
+    proxtune = [sys.executable, "-m", "proxtune"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    data, start, taste = RUNS / "data", RUNS / "sft", RUNS / "taste.py"
+    if not (start / "model").exists():
+        parts = part(read_reviews(), openings=OPENINGS + HELD_OUT, seed=0)
+        write_parts(parts, data, pairs=0, held_out=HELD_OUT)
+        given = [f"data.train={data}/openings.jsonl", f"data.eval={data}/held_openings.jsonl", f"runs={RUNS}", *START]
+        subprocess.run([*proxtune, "sft", "recipe:sft", *given], check=True, env=environment)
     taste.write_text(TASTE)
     store = RUNS / f"{folder.name}.db"
     Store.create(store).close()
-    proxtune = [sys.executable, "-m", "proxtune"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     resume = ["--resume"] if folder.exists() else []
-    arguments = [f"name={folder.name}", f"runs={RUNS}", f"data.train={prompts}", f"store={store}", *SETTINGS]
+    arguments = [f"name={folder.name}", f"runs={RUNS}", f"data.train={data}/prompts.jsonl", f"store={store}", *SETTINGS]
+    arguments += ["--init-from", str(start)]
     app = App(store)
     where = ["--url", app.url, "--store", str(store), "--taste", f"{taste}:likes"]
     simulate = [*proxtune, "label", "simulate", *where, "--people", "3", *PEOPLE[kind], "--stay"]

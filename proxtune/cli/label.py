@@ -50,6 +50,7 @@ Multiple = Annotated[bool, typer.Option("--multiple", help="Of label: several at
 Criteria = Annotated[str | None, typer.Option(metavar="A,B,…", help="Of rating: what is rated; by default overall.")]
 Scale = Annotated[int | None, typer.Option(metavar="5|7", help="Of rating: 1 to this number; by default 5.")]
 Encoding = Annotated[str, typer.Option(help="As data.encoding.")]
+Site = Annotated[str, typer.Option(metavar="URL", help="Where people reach the app.")]
 Dry = Annotated[bool, typer.Option("--dry-run", help="Check every row and show the first items; write nothing.")]
 
 
@@ -188,7 +189,7 @@ def invite(
     role: Annotated[str, typer.Option(metavar="annotator|reviewer|admin", help="What the person may do.")] = (
         "annotator"
     ),
-    site: Annotated[str, typer.Option(metavar="URL", help="Where people reach the app.")] = f"http://127.0.0.1:{PORT}",
+    site: Site = f"http://127.0.0.1:{PORT}",
 ) -> None:
     """Print a link with which one person can join."""
     needs_extra()
@@ -196,6 +197,19 @@ def invite(
     from proxtune.workflows import label as workflow
 
     workflow.invite(store, one_of("--role", role, ROLES), site, console)
+
+
+@label.command(epilog="Example: proxtune label reset anna --site https://judge.example.org")
+def reset(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who has forgotten the password.")],
+    store: StoreAt = "labels.db",
+    site: Site = f"http://127.0.0.1:{PORT}",
+) -> None:
+    """Print a link with which a person chooses a new password."""
+    needs_extra()
+    from proxtune.workflows import label as workflow
+
+    workflow.reset(store, name, site, console)
 
 
 @label.command(epilog="Example: proxtune label export reward pairs.jsonl --holdout 0.1")

@@ -123,6 +123,22 @@ def invite(url: str, role: Role, site: str, console: Console) -> None:
     console.print(f"for one {role}, within {duration(INVITED)}", style="dim", highlight=False)
 
 
+def reset(url: str, name: str, site: str, console: Console) -> None:
+    """Print a link with which a person chooses a new password, once: the way back for an only admin too.
+
+    Raises StoreError: there is nobody of that name, or they are locked.
+    """
+    with Store.open(url) as store:
+        numbers = {person.name: person.id for person in store.people.all()}
+        if name not in numbers:
+            known = ", ".join(numbers) or "nobody"
+            raise StoreError(f"{store.db} knows nobody called {name!r}; there is {known}")
+        token = store.people.reset(numbers[name])
+        store.people.note(None, "reset link", {"person": numbers[name]})
+    console.print(f"{site.rstrip('/')}/reset/{token}", highlight=False, soft_wrap=True)
+    console.print(f"for {name}, within {duration(INVITED)}", style="dim", highlight=False)
+
+
 def export(
     url: str,
     format: Format,  # noqa: A002 (the user's word for it)

@@ -224,6 +224,22 @@ def test_a_backup_and_an_invitation(pairs: Path, at: Path, tmp_path: Path) -> No
     assert isinstance(run("invite", "--role", "boss", "--store", at).exception, ConfigError)
 
 
+def test_who_forgot_a_password_gets_a_link_for_a_new_one(pairs: Path, at: Path) -> None:
+    done("init", pairs, "--store", at)
+    judge(at, {1: preference(1)}, "anna")
+    link = re.search(
+        r"https://judge\.example/reset/(\S+)", done("reset", "anna", "--site", "https://judge.example", "--store", at)
+    )
+    assert link
+    with Store.open(at) as store:
+        person = store.people.resetting(link[1])
+        assert person is not None
+        assert person.name == "anna"
+    nobody = run("reset", "anne", "--store", at)
+    assert isinstance(nobody.exception, StoreError)
+    assert "anna" in str(nobody.exception)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("address", ["postgresql"], indirect=True)
 def test_a_store_moves_to_postgresql_and_its_exports_stay_the_same(
@@ -297,7 +313,7 @@ def test_too_many_answers_are_refused_and_equal_ones_left_out(tmp_path: Path, at
 
 
 COMMANDS = ["init", "add", "candidates", "serve", "status", "guidelines", "people", "invite", "export", "quality"]
-COMMANDS += ["backup", "move"]
+COMMANDS += ["backup", "move", "reset"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
