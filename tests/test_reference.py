@@ -158,6 +158,7 @@ def flip_the_sign_of_kl(ppo: PPO) -> None:
     ppo.kl_coef = -ppo.kl_coef
 
 
+@pytest.mark.slow
 def test_the_comparison_sees_a_flipped_kl() -> None:
     # Two steps: at the first one the KL is 0, and its sign cannot be seen.
     assert gap(package(spoil=flip_the_sign_of_kl, steps=2), oracle()) > 1e-3

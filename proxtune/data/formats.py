@@ -9,7 +9,7 @@
 | alpaca            | instruction, output, and perhaps input                            | Completion |
 | prompt/completion | prompt with completion or response; or question and answer        | Completion |
 | tokens/tags       | tokens, tags                                                      | Tagged     |
-| context/question  | context, question, answers                                        | Answered   |
+| context/question  | context, question, perhaps answers                                | Answered   |
 | prompt            | prompt                                                            | Prompt     |
 | relation          | text, head, tail, relation                                        | Labelled   |
 | text/label        | text, or a pair of texts, with label or labels                    | Labelled   |
@@ -106,7 +106,7 @@ def _unrated(row: Row) -> Format:
         return "prompt/completion"
     if keys >= {"tokens", "tags"}:
         return "tokens/tags"
-    if keys >= {"context", "question", "answers"}:
+    if keys >= {"context", "question"}:
         return "context/question"
     if "prompt" in keys:
         return "prompt"

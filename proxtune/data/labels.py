@@ -6,7 +6,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from proxtune.data.cells import MalformedRowError
 from proxtune.data.marked import with_markers
-from proxtune.data.records import Answered, Labelled, Record, Tagged, Text
+from proxtune.data.records import Answered, Labelled, Record, Span, Tagged, Text
 from proxtune.data.sources import TooLong
 from proxtune.data.template import Encoded, EncodeReport, encode_all, encode_text, room_for
 from proxtune.data.tokenizer import Tokenizer, start_ids, stop_ids
@@ -262,7 +262,7 @@ def encode_answered(
 
     def example(record: Record) -> Encoded[list[AnswerExample]] | None:
         windows, cut = _question(record, reading, overlap)
-        if not windows or (answered(record).answers and all(window.target == (0, 0) for window in windows)):
+        if not windows or (answers_to(record) and all(window.target == (0, 0) for window in windows)):
             return None
         return Encoded(windows, sum(len(window.prompt_ids) for window in windows), cut)
 
@@ -291,6 +291,16 @@ def answered(record: Record) -> Answered:
     if not isinstance(record, Answered):
         raise DataError(f"{record.where}: got a {type(record).__name__.lower()}, expected a question with a context")
     return record
+
+
+def answers_to(record: Record) -> tuple[Span, ...]:
+    """Raises DataError: the record is no question with a context, or its answers are not known."""
+    answers = answered(record).answers
+    if answers is None:
+        raise DataError(
+            f"{record.where}: got a question without `answers`, expected a list; [] says that there is none"
+        )
+    return answers
 
 
 def _question(record: Record, reading: Reading, overlap: int) -> tuple[list[AnswerExample], bool]:

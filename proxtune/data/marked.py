@@ -113,7 +113,9 @@ def tagged(row: Row, where: str) -> Tagged:
 def answered(row: Row, where: str) -> Answered:
     """A question with the spans of a context that answer it. Raises MalformedRowError: a span does not stand there."""
     context, question = string_of(row, "context"), string_of(row, "question")
-    spans = tuple(_span(number, answer, context) for number, answer in enumerate(_answers(row)))
+    spans = None
+    if "answers" in row:
+        spans = tuple(_span(number, answer, context) for number, answer in enumerate(_answers(row)))
     return Answered(context, question, spans, where, others(row, "context", "question", "answers"))
 
 

@@ -117,11 +117,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question about a text, and the spans of the text that answer it, any one of them; none: it has no answer."""
+    """A question about a text, and the spans of the text that answer it, any one of them.
+
+    An empty tuple: it has no answer. None: nobody has said.
+    """
 
     context: str
     question: str
-    answers: tuple[Span, ...]
+    answers: tuple[Span, ...] | None
     where: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict)
 

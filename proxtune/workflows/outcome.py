@@ -140,7 +140,8 @@ def rows_of(result: Outcome) -> Iterator[dict[str, Any]]:
                 row |= {"tokens": tokens, **({"true": tags} if tags else {})}
                 row["entities"] = named(record, prediction["tags"])
             case Answered(_, question, answers):
-                row |= {"question": question, "true": [a.text for a in answers], "answer": said(record, prediction)}
+                row |= {"question": question, "answer": said(record, prediction)}
+                row |= {} if answers is None else {"true": [span.text for span in answers]}
             case Completion(prompt, completion):
                 row |= {"prompt": prompt if isinstance(prompt, str) else prompt[-1].content, "true": completion}
             case Text(text, pair=pair):

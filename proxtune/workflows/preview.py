@@ -123,7 +123,7 @@ def _whole(record: Labelled | Tagged | Answered, tokenizer: Tokenizer, max_lengt
         case Tagged(tags=tags):
             texts, target = (record.text, ""), f"tags {' '.join(tags)}"
         case Answered(context, question, answers):
-            spans = ", ".join(f"{span.text!r} at {span.begin}" for span in answers)
+            spans = ", ".join(f"{span.text!r} at {span.begin}" for span in answers or ())
             texts, target = (question, context), f"answer {spans or 'none'}"
     ids = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False)]
     pieces = [*pieces_of(tokenizer, ids[:max_length], "given"), *pieces_of(tokenizer, ids[max_length:], "cut")]

@@ -126,6 +126,7 @@ def test_rows_without_a_prediction_and_no_rows_are_refused() -> None:
         numbers([], [])
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(SETS)
 def test_figures_of_sets_of_labels_are_those_of_scikit_learn(rows: list[tuple[set[str], set[str]]]) -> None:

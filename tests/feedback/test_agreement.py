@@ -306,6 +306,7 @@ def rankings(k: int) -> Any:
     return st.tuples(ordered, st.lists(st.just([1] * k), max_size=2))
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.lists(st.integers(3, 5).flatmap(rankings), min_size=10, max_size=10))
 def test_w_is_that_of_friedmans_test_and_tau_that_of_scipy(items: list[Any]) -> None:

@@ -242,6 +242,7 @@ def test_events_are_every_row_of_the_database(store: Store) -> None:
     assert {row["item"] for row in export(store, "events", batch="another")} == set()
 
 
+@pytest.mark.slow
 def test_a_prompt_is_on_one_side_in_every_format_and_stays_there(store: Store) -> None:
     shown = [
         Item(kind="pair", prompt=f" prompt  {i % 40} ", candidates=answers(f"a{i}", f"b{i}")) for i in range(80)

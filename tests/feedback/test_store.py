@@ -102,6 +102,7 @@ def test_the_highest_priority_is_asked_first_and_can_be_changed(store: Store) ->
     assert second.id == low
 
 
+@pytest.mark.slow
 @on_both
 def test_places_are_shuffled_for_each_person_and_kept(store: Store) -> None:
     store.queue.add([pair(i, overlap=5) for i in range(40)])
@@ -238,6 +239,7 @@ def test_a_final_decision_stands_alone_and_closes_the_item(store: Store) -> None
     assert store.queue.next(third) is None
 
 
+@pytest.mark.slow
 @on_both
 def test_gold_is_mixed_in_for_everybody_and_repeats_come_after_their_item(store: Store) -> None:
     gold = store.queue.add([pair(100, gold=FIRST)])

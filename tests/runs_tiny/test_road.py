@@ -30,7 +30,8 @@ PROMPTS = [[5 + i] for i in range(12)]
 KEEP_NOTHING = TrainingConfig(save_every=0)
 
 
-@pytest.mark.parametrize("kind", ["shared", pytest.param("separate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["shared", "separate"])
 def test_a_model_learns_to_answer_then_what_is_liked_then_to_be_liked(kind: str, tmp_path: Path) -> None:
     # SFT: answers are four letters, a or b
     generator = torch.Generator().manual_seed(0)

@@ -115,6 +115,7 @@ def test_a_key_is_in_one_part_and_stays_there(keys: list[str], more: list[str]) 
     assert not {row["k"] for row in many["test"]} & {row["k"] for row in few["train"]}
 
 
+@pytest.mark.slow
 def test_parts_have_their_share_up_to_their_most() -> None:
     rows = [{"n": n} for n in range(10_000)]
     found = parts(rows, lambda row: str(row["n"]), percent=20, train=10_000, test=10_000)

@@ -105,6 +105,7 @@ def test_the_answers_of_the_first_step_are_shown_with_their_scores(tmp_path: Pat
     assert f"{result.probe.samples[0]['score']:.3g}" in page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_its_steps_are_the_first_steps_of_the_run(command: str, tmp_path: Path) -> None:
     write_data(tmp_path)

@@ -126,6 +126,22 @@ def test_an_unlabelled_pair_or_relation_gets_what_a_labelled_one_gets(
     assert (without["label"], without["probability"]) == (labelled["label"], labelled["probability"])
 
 
+def test_a_question_without_answers_is_answered_and_neither_learnt_nor_measured(
+    models: dict[str, str], tmp_path: Path
+) -> None:
+    run = execute(job("question_answering", models["encoder"], tmp_path, "training.steps=2"), console=quiet())
+    model, asked = outcome.open_model(str(run.path)), tmp_path / "asked.jsonl"
+    asked.write_text(json.dumps({"context": "ab cd", "question": "x?"}) + "\n")
+    result = outcome.predict(model, outcome.records_of(model, asked))
+    (row,) = outcome.rows_of(result)
+    assert row["answer"] in "ab cd"
+    assert "true" not in row
+    with pytest.raises(DataError, match=r"asked\.jsonl:1: got a question without `answers`"):
+        result.measured()
+    with pytest.raises(DataError, match="without `answers`"):
+        job("question_answering", models["encoder"], tmp_path, f"data.train={asked}", "data.eval_fraction=0")
+
+
 def test_predictions_are_a_row_for_each_row_with_labels_or_without(trained: Run, tmp_path: Path) -> None:
     texts = tmp_path / "texts.csv"
     texts.write_text("review\nx ab\ny cd\n")

@@ -46,6 +46,7 @@ def separate_critic() -> Job:
     ],
     ids=["sft", "reward", "ppo", "sft-full", "reward-full", "ppo-full", "ppo-separate", "pad-is-eos"],
 )
+@pytest.mark.slow
 def test_all_that_applies_holds_of_a_job_that_is_right(job: Callable[[], Job]) -> None:
     findings = verify(job, QUIET)
     command = job().command

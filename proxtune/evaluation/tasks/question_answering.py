@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from proxtune.data.labels import AnswerExample, Reading, answered, encode_answered, encode_questions
+from proxtune.data.labels import AnswerExample, Reading, answered, answers_to, encode_answered, encode_questions
 from proxtune.data.records import Record
 from proxtune.data.template import EncodeReport
 from proxtune.evaluation import texts
@@ -41,7 +41,7 @@ class QuestionAnswering:
         config: TaskConfig,
     ) -> Self:
         for record in records:
-            answered(record)
+            answers_to(record)
         return cls(config.overlap)
 
     @classmethod
@@ -84,15 +84,14 @@ class QuestionAnswering:
         ]
 
     def measure(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> Measure:
-        gold = [[answer.text for answer in answered(record).answers] for record in records]
+        gold = [[answer.text for answer in answers_to(record)] for record in records]
         return texts.answers(gold, [said(record, row) for record, row in zip(records, predictions, strict=True)])
 
     def tables(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[Table]:
-        shown = list(zip(map(answered, records), predictions, strict=True))[:20]
-        rows = [
-            (asked.where, asked.question, asked.answers[0].text if asked.answers else "", said(asked, row))
-            for asked, row in shown
-        ]
+        rows = []
+        for record, row in list(zip(records, predictions, strict=True))[:20]:
+            true = answers_to(record)
+            rows.append((record.where, answered(record).question, true[0].text if true else "", said(record, row)))
         return [Table("first rows", ("row", "question", "true", "said"), rows)]
 
 

@@ -102,9 +102,8 @@ def test_wa1_every_route_is_in_the_table(app: FastAPI) -> None:
     assert set(routes(app)) == set(TABLE)
 
 
-@pytest.mark.parametrize(
-    "role", [pytest.param(role, marks=() if role == "annotator" else pytest.mark.slow) for role in ROLES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ROLES)
 def test_wa1_every_route_and_method_answers_those_alone_who_may(
     app: FastAPI, store: Store, login: Login, client: TestClient, role: str
 ) -> None:
