@@ -334,9 +334,15 @@ def _from_scratch(config: ModelConfig, corpus: Iterable[str], seed: int) -> tupl
 
 def _bert(*, dropout: float, heads: int, hidden_size: int, **sizes: Any) -> BertModel:
     """BERT's layers (Devlin et al. 2019, arXiv 1810.04805)."""
-    dropouts = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    width = {"hidden_size": hidden_size, "intermediate_size": 4 * hidden_size}
-    return BertModel(BertConfig(**sizes, **width, **dropouts, num_attention_heads=heads), add_pooling_layer=False)
+    config = BertConfig(
+        **sizes,
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_attention_heads=heads,
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
+    )
+    return BertModel(config, add_pooling_layer=False)
 
 
 def _tokenizer(sizes: ScratchConfig, corpus: Iterable[str]) -> Any:
