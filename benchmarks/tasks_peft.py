@@ -30,15 +30,27 @@ KINDS = {  # the learning rate of each, which was not searched
     "prompt": 3e-2,
     "ptuning": 3e-3,
     "adapter": 1e-3,
+    "houlsby": 1e-3,
     "bitfit": 3e-3,
+    "top_layers": 1e-4,
     "head": 5e-3,
+}
+OPTIONS = {  # where they are more than tuning.kind=
+    "houlsby": ["tuning.kind=adapter", "tuning.adapter_placement=houlsby"],
+    "top_layers": ["tuning.kind=full", "tuning.top_layers=2"],
 }
 
 
 def run(kind: str, rate: float, name: str, *more: str) -> float:
     """A run of the recipe; returns the highest memory of its process in GiB."""
-    command = [sys.executable, "-m", "proxtune", "sft", "recipe:peft-comparison", f"tuning.kind={kind}"]
-    command += [f"optim.learning_rate={rate}", f"runs={RUNS}", f"name={name}", *more]
+    command = [sys.executable, "-m", "proxtune", "sft", "recipe:peft-comparison"]
+    command += [
+        *OPTIONS.get(kind, [f"tuning.kind={kind}"]),
+        f"optim.learning_rate={rate}",
+        f"runs={RUNS}",
+        f"name={name}",
+        *more,
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     _, status, used = os.wait4(process.pid, 0)
     if status:
