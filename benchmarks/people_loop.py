@@ -47,6 +47,7 @@ PEOPLE = {
 SETTINGS = [
     "iterations=2",
     "data.max_length=14",
+    "data.too_long=drop",
     "ask={prompts: 160, answers: 4, pairs: 480, again: 0.1, held_out: 0.2, compared: 96, wait: 600}",
     "reward.tuning.top_layers=null",
     "reward.training={epochs: 2, save_every: 0}",

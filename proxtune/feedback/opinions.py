@@ -53,10 +53,10 @@ def opinions(store: Store, *, batch: str | None = None) -> list[Opinions]:
         found[judged.id] = Opinions(judged.id, judged.item, judged.repeats, settled)
     for event in store.judgements.events():
         opinion = found.get(event.item)
-        if opinion is None:
+        if opinion is None or event.final:  # a decision leaves what its author said as a judge
             continue
         opinion.answers.pop(event.person, None)
-        if event.body is not None and not event.final and not isinstance(event.body, SkipBody):
+        if event.body is not None and not isinstance(event.body, SkipBody):
             opinion.answers[event.person] = event
             if event.revision == 1:  # a change that was made without being shown the item again took no time
                 opinion.seconds[event.person] = event.seconds

@@ -62,8 +62,9 @@ class HumanReward:
             )
             for prompt, response in zip(answers.prompts, answers.responses, strict=True)
         )
+        self.store.queue.reopen(numbers, self.people)  # what was closed when an earlier step's time was up
         ratings = self._wait_for(set(numbers))
-        self.store.queue.close([number for number in numbers if number not in ratings])
+        self.store.queue.close(numbers)
         scores = torch.tensor([ratings.get(number, torch.nan) for number in numbers])
         self.asked, self.rated = self.asked + len(numbers), self.rated + int((~scores.isnan()).sum())
         if self.otherwise is None:
@@ -90,5 +91,5 @@ class HumanReward:
                 fmean(said.body.scores.values()) for said in judged.judgements if isinstance(said.body, RatingBody)
             ]
             found[judged.id] = (fmean(given) - middle) / half
-            settled += len(given) >= self.people
+            settled += len(given) >= self.people or any(said.final for said in judged.judgements)
         return settled == len(numbers), found

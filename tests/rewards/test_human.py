@@ -51,6 +51,11 @@ def asked(store: Store, *raters: dict[str, dict[str, int]], **options: object) -
     return HumanReward(store, **given)
 
 
+def asked_by(store: Store, person: int, scores: dict[str, dict[str, int]]) -> HumanReward:
+    """A reward that one person answers while it waits."""
+    return HumanReward(store, batch="b", wait=5.0, sleep=lambda _: rate(store, person, scores))
+
+
 def test_the_reward_is_the_mean_of_the_ratings_on_a_scale_from_minus_1_to_1(store: Store) -> None:
     """R("x") = (5 + 4) / 2 = 4.5, and (4.5 − 3) / 2 = 0.75; R("y") = 1 is −1."""
     reward = asked(store, {"x": {"overall": 5}, "y": {"overall": 1}}, {"x": {"overall": 4}, "y": {"overall": 1}})
@@ -71,6 +76,28 @@ def test_an_answer_that_nobody_rated_has_no_score_and_is_not_asked_about_any_mor
     late = store.people.add("late", "annotator").id
     assert store.queue.next(late) is None
     assert (reward.asked, reward.rated) == (2, 1)
+
+
+def test_what_was_left_is_asked_again_by_a_later_step_and_what_is_half_rated_is_not_in_its_way(store: Store) -> None:
+    first = asked(store, {"x": {"overall": 5}}, {})
+    assert first(answers("x", "y"))[1].isnan()
+    late = store.people.add("late", "annotator").id
+    assert store.queue.next(late) is None, "x has one of two ratings, and its step is over"
+    again = asked_by(store, late, {"y": {"overall": 1}})
+    assert again(answers("y")).tolist() == [-1.0]
+
+
+def test_a_reviewers_decision_is_enough(store: Store) -> None:
+    reward = asked(store, {}, {}, wait=60.0)
+    reviewer = store.people.add("reviewer", "reviewer").id
+
+    def decide(_: float) -> None:
+        for item in range(1, 3):
+            body = {"kind": "rating", "scores": {"overall": 5}}
+            store.judgements.submit(reviewer, item, body, revision=1, request=f"f{item}", final=True)
+
+    reward.sleep = decide
+    assert reward(answers("x", "y")).tolist() == [1.0, 1.0]
 
 
 def test_one_of_two_ratings_is_enough_when_time_is_up(store: Store) -> None:

@@ -120,7 +120,7 @@ def test_each_round_asks_learns_improves_and_compares(tmp_path: Path) -> None:
     assert all((run.path / "iterations" / "002" / name / "model").is_dir() for name in ("reward", "ppo"))
     page = (run.path / "status.html").read_text()
     assert "finished" in page
-    assert "iteration-002-compared" in page
+    assert "loop-002-compared" in page
     assert [row["step"] for row in run.metrics()] == [1, 2]
     assert "waiting for people" in said
 
@@ -209,9 +209,10 @@ def test_ppo_learns_from_peoples_ratings_of_its_own_answers(tmp_path: Path, by: 
     with people(tmp_path / "loop" / "labels.db"):
         run, _ = walk(config)
     with Store.open(run.path / "labels.db") as store:
-        progress = store.queue.batches()["iteration-001-ppo"]
+        progress = store.queue.batches()["loop-001-ppo"]
     assert progress.judgements >= 3 * 8 - 6  # three steps of eight answers; equal ones are asked about once
-    assert progress.closed == progress.items
+    assert progress.items == progress.closed  # nobody is asked about what was left, nor about held-out prompts
+    assert progress.items <= 3 * 8
 
 
 @pytest.mark.slow
@@ -256,6 +257,37 @@ def test_the_recipe_passes_a_dry_run_which_leaves_nothing(tmp_path: Path) -> Non
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("agree", "most"), [(20, 1.0), (16, (1 + 0.6**0.5) / 2)])
+def test_the_ceiling_of_people_who_agree(agree: int, most: float, tmp_path: Path) -> None:
+    """Two agree in a = p² + (1 − p)² of pairs where each prefers the likelier answer with p: of 0.8, p = 0.887."""
+    with Store.create(tmp_path / "labels.db") as store:
+        pairs = [Pair(f"p{i}", "old", "new") for i in range(20)]
+        numbers = store.queue.add(items(pairs, batch="b", people=2, again=0.0, sources=("a", "b"), seed=0))
+        judges = [store.people.add(name, "annotator").id for name in ("one", "other")]
+        for which, person in enumerate(judges):
+            while (lease := store.queue.next(person)) is not None:
+                likes_new = which == 0 or numbers.index(lease.id) < agree
+                body = {"kind": "pair", "preference": 1 if likes_new == (lease.order[0] == 1) else -1}
+                store.judgements.submit(person, lease.id, body, revision=1, request=f"{person} {lease.id}")
+        assert ceiling(store) == pytest.approx(most)
+
+
+def test_a_prompt_that_models_could_not_read_whole_is_refused_or_left_out_before_anybody_is_asked(
+    tmp_path: Path,
+) -> None:
+    config = config_of(tmp_path, data={"train": str(tmp_path / "prompts.jsonl"), "max_length": 8})
+    long = '{"prompt": "a b c d e f g h i j k l m n o p"}\n'
+    with (tmp_path / "prompts.jsonl").open("a") as file:
+        file.write(long)
+    with pytest.raises(DataError, match=r"prompts\.jsonl:57: a prompt of \d+ tokens, and there is room for 8; people"):
+        walk(config)
+    dropping = config.model_copy(update={"data": config.data.model_copy(update={"too_long": "drop"})})
+    said = io.StringIO()
+    train, held = loop.write_prompts(dropping, tmp_path, Console(file=said))
+    assert len(train) + len(held) == 56
+    assert "1 prompts of more than 8 tokens are left out" in said.getvalue()
+
+
 def test_answers_are_not_prompts(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "b", "completion": "b"}\n')
@@ -275,7 +307,9 @@ def test_a_share_of_the_pairs_is_for_one_person_more() -> None:
     assert [item.priority for item in asked] == sorted((item.priority for item in asked), reverse=True)
 
 
-def test_the_ceiling_is_how_often_two_people_agree_and_wins_count_ties_as_a_half(tmp_path: Path) -> None:
+def test_the_ceiling_is_of_the_model_that_names_the_likelier_answer_and_wins_count_ties_as_a_half(
+    tmp_path: Path,
+) -> None:
     with Store.create(tmp_path / "labels.db") as store:
         pairs = [Pair(f"p{i}", "old", "new") for i in range(20)]
         numbers = store.queue.add(items(pairs, batch="b", people=2, again=0.0, sources=("a", "b"), seed=0))
@@ -287,8 +321,16 @@ def test_the_ceiling_is_how_often_two_people_agree_and_wins_count_ties_as_a_half
                 shown_new_first = lease.order[0] == 1
                 body = {"kind": "pair", "preference": 1 if likes_new == shown_new_first else -1}
                 store.judgements.submit(person, lease.id, body, revision=1, request=f"{person} {lease.id}")
+        assert ceiling(store) == pytest.approx(0.5)  # agreement of 0.5 is that of two coins
+        reviewer = store.people.add("reviewer", "reviewer").id
+        for number in numbers[10:15]:  # what a reviewer decides does not hide that people differed
+            body = {"kind": "pair", "preference": 1}
+            store.judgements.submit(reviewer, number, body, revision=1, request=f"final {number}", final=True)
         assert ceiling(store) == pytest.approx(0.5)
-        win = win_rate(store, "b", same=10, seed=0)
+        for number in numbers[10:15]:
+            store.judgements.withdraw(reviewer, number, revision=2, request=f"back {number}")
+        win = win_rate(store, "b", pairs=20, same=10, seed=0)
+        assert win_rate(store, "nobody judged", pairs=20, same=10, seed=0) is None
     assert win is not None
     assert win[0] == pytest.approx((10 * 1.0 + 10 * 0.5 + 10 * 0.5) / 30)
     assert win[1] < win[0] < win[2]

@@ -77,6 +77,7 @@ class Database:
             raise StoreError(f"{self} is PostgreSQL; back it up with pg_dump, or copy it with `label move`")
         if path.exists():
             raise StoreError(f"{path} exists; choose another name for the backup")
+        path.touch(mode=0o600)  # it holds names and hashes of passwords
         with sqlite3.connect(self.path) as source, sqlite3.connect(path) as target:
             source.backup(target)
         target.close()

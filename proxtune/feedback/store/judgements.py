@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Text, and_, cast, distinct, func, insert, or_, select, update
 
-from proxtune.errors import ConflictError
+from proxtune.errors import ConflictError, DataError
 from proxtune.feedback.records import Body, Item, Judgement, SkipBody, as_asked, as_shown, body_of, stored_body
 from proxtune.feedback.store.database import Database
 from proxtune.feedback.store.queue import LEASE
@@ -49,11 +49,12 @@ class Judgements:
             body: speaks of candidates by the places they were shown in, as the person does. The judgement speaks of
                 them by their place in the item.
             request: names this attempt; sent again, it gives the same judgement and no second one.
-            final: a reviewer's decision. It counts instead of what others said, and closes the item.
+            final: a reviewer's decision. It counts instead of what others said, and closes the item; what changes it
+                is one too.
 
         Raises:
             ConflictError: the answer has another revision by now, or the person was never shown the item.
-            DataError: `body` is no answer to this item.
+            DataError: `body` is no answer to this item, or a decision to skip it.
         """
         return self._write(person, item, body, revision, request, final=final)
 
@@ -168,12 +169,16 @@ class Judgements:
             _refuse_stale(item, stands, revision, withdraws=given is None)
             shown = Item.model_validate(asked)
             places = _order(shown, lease, stands)
+            body = None if given is None else as_asked(body_of(given, shown), places)
+            final = final or (stands is not None and stands.final)  # a decision that is changed stays one
+            if final and isinstance(body, SkipBody):
+                raise DataError(f"a decision on item {item} cannot be a skip; leave it undecided instead")
             now = self._db.now()
             judgement = Judgement(
                 item,
                 person,
                 revision,
-                body=None if given is None else as_asked(body_of(given, shown), places),
+                body=body,
                 order=places,
                 seconds=max(0.0, now - lease.shown) if lease else 0.0,
                 guideline=self._guideline(connection),

@@ -89,7 +89,8 @@ class People:
     def erase(self, person: int) -> None:
         """Forget who a person was: the name and the password go, the judgements stay under a number."""
         with self._db.write() as connection:
-            gone = {"name": f"person-{person}", "password": None, "active": False}
+            name = f"person-{person}-{secrets.token_hex(4)}"  # which nobody can have taken
+            gone = {"name": name, "password": None, "active": False}
             connection.execute(update(people).where(people.c.id == person).values(gone))
             for table in (sessions, resets, leases):
                 connection.execute(delete(table).where(table.c.person == person))

@@ -57,7 +57,16 @@ class Queue:
                 person answers.
         """
         with self._db.write() as connection:
-            return [self._added(connection, item, repeat) for item in new]
+            found, numbers = list(new), []
+            again: list[tuple[Item, int]] = []  # put in after all others, so that they are not shown right after
+            for item in found:
+                number, is_new = self._added(connection, item)
+                numbers.append(number)
+                if is_new and item.gold is None and random.Random(item.key).random() < repeat:  # noqa: S311 (no secret)
+                    again.append((item, number))
+            for item, number in again:
+                self._insert(connection, item, f"again-{item.key[:58]}", number)
+            return numbers
 
     def next(self, person: int) -> Lease | None:
         """The item to show: the one that the person holds, else the first that is open. None: nothing is left."""
@@ -99,15 +108,18 @@ class Queue:
     def ask(self, batch: str, overlap: int) -> int:
         """Ask another number of people about each item of a batch; returns the number of items."""
         with self._db.write() as connection:
-            values = {"overlap": overlap, "open": items.c.done < overlap}
-            return connection.execute(
-                update(items).where(items.c.batch == batch, ~items.c.gold).values(values)
-            ).rowcount
+            return self._ask(connection, and_(items.c.batch == batch, ~items.c.gold), overlap)
+
+    def reopen(self, numbers: Sequence[int], overlap: int) -> None:
+        """Ask so many people about each of these items, closed or not."""
+        with self._db.write() as connection:
+            self._ask(connection, items.c.id.in_(numbers), overlap)
 
     def close(self, numbers: Sequence[int]) -> None:
-        """Ask nobody any more about these items; what was said of them stays."""
+        """Ask nobody any more about these items; what was said of them stays, and what still comes opens none."""
         with self._db.write() as connection:
-            connection.execute(update(items).where(items.c.id.in_(numbers)).values(open=False))
+            values = {"open": False, "overlap": items.c.done}
+            connection.execute(update(items).where(items.c.id.in_(numbers)).values(values))
 
     def batches(self) -> dict[str, Progress]:
         """How far each batch is."""
@@ -122,14 +134,17 @@ class Queue:
             rows = connection.execute(query.order_by(func.min(items.c.id))).all()
         return {batch: Progress(count, closed, done, (least, most)) for batch, count, closed, done, least, most in rows}
 
-    def _added(self, connection: Connection, item: Item, repeat: float) -> int:
+    def _ask(self, connection: Connection, which: ColumnElement[bool], overlap: int) -> int:
+        """What a reviewer decided stays closed."""
+        decision = and_(judgements.c.latest, judgements.c.final, judgements.c.body.is_not(None))
+        decided = exists().where(judgements.c.item == items.c.id, decision)
+        values = {"overlap": overlap, "open": and_(items.c.done < overlap, ~decided)}
+        return connection.execute(update(items).where(which).values(values)).rowcount
+
+    def _added(self, connection: Connection, item: Item) -> tuple[int, bool]:
+        """(the number of an item, whether it was not there before)."""
         known: int | None = connection.scalar(select(items.c.id).where(items.c.key == item.key))
-        if known is not None:
-            return known
-        number = self._insert(connection, item, item.key, None)
-        if item.gold is None and random.Random(item.key).random() < repeat:  # noqa: S311 (no secret)
-            self._insert(connection, item, f"again-{item.key[:58]}", number)
-        return number
+        return (self._insert(connection, item, item.key, None), True) if known is None else (known, False)
 
     def _insert(self, connection: Connection, item: Item, key: str, repeats: int | None) -> int:
         values = {

@@ -35,7 +35,7 @@ class Findings:
 
     judged: int  # pairs so far
     accuracy: Share | None  # of the reward model, on judgements that it never learnt from
-    ceiling: float | None  # how often two people agree on a pair
+    ceiling: float | None  # the most that a model can be right, by how often two people agree
     longer_people: Share | None  # of the pairs that people judged, how often the longer answer won
     longer_model: Share | None  # of the same pairs, how often the model gives the longer one more
     win: Share | None  # how often people prefer the new policy, a tie as a half
@@ -77,8 +77,8 @@ def _changes(design: Design, found: Findings) -> Iterator[tuple[dict[str, Any], 
     if found.accuracy is not None and found.ceiling is not None and found.accuracy.high < found.ceiling:
         pairs = round(design.pairs * MORE)
         reason = (
-            f"the reward model is right in {found.accuracy.value:.0%} of held-out judgements, and people agree in "
-            f"{found.ceiling:.0%}: {pairs} pairs are asked about instead of {design.pairs}"
+            f"the reward model is right in {found.accuracy.value:.0%} of held-out judgements, and could be in "
+            f"{found.ceiling:.0%} by how far people agree: {pairs} pairs are asked about instead of {design.pairs}"
         )
         yield {"pairs": pairs}, reason
     if found.longer_people is None or found.longer_model is None:

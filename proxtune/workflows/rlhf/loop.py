@@ -6,7 +6,7 @@ runs/<name>/
 ├── held_prompts.jsonl       and what nothing is trained on
 ├── iterations/001/
 │   ├── candidates.json      (a) answers of the policy to some prompts
-│   ├── asked.json           (b) when the most telling pairs were queued
+│   ├── asked.json           (b) the most telling pairs, which people are asked about
 │   ├── pairs.jsonl          (c) all judgements so far, and held_pairs.jsonl
 │   ├── reward/              (c) the reward model learnt from them: a run
 │   ├── ppo/                 (d) the new policy: a run
@@ -31,10 +31,11 @@ from proxtune import config as configs
 from proxtune.charts import duration
 from proxtune.data.records import Message, Prompt, PromptLike, prompt_row
 from proxtune.data.sources import load as load_data
-from proxtune.data.template import encode_prompts
+from proxtune.data.template import encode_prompt, encode_prompts
 from proxtune.errors import ConfigError, DataError, StoreError
 from proxtune.feedback.export import side_of_text
 from proxtune.feedback.store import Store
+from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import ModelConfig
 from proxtune.models.load import load as load_model
 from proxtune.rewards.base import FunctionReward
@@ -59,10 +60,11 @@ SECONDS_AN_ANSWER = 20  # of a pair of short texts, for the estimate of a dry ru
 class Iteration:
     """One time round: its folder, the policy it begins with, and its design."""
 
-    def __init__(self, folder: Path, number: int, policy: str, design: Design, reward: Path | None) -> None:
+    def __init__(self, run: str, folder: Path, number: int, policy: str, design: Design, reward: Path | None) -> None:
         self.folder, self.number, self.policy, self.design = folder, number, policy, design
         self.last_reward = reward
-        self.asking, self.comparing = f"iteration-{number:03}", f"iteration-{number:03}-compared"
+        self.asking = f"{run}-{number:03}"  # several runs may ask in one store
+        self.comparing = f"{self.asking}-compared"
 
     def write(self, name: str, content: Any) -> None:
         write_atomic(self.folder / name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -83,13 +85,13 @@ class Loop:
 
     def go(self) -> None:
         """All iterations that are not finished."""
-        self.prompts, self.held_prompts = write_prompts(self.config, self.run.path)
+        self.prompts, self.held_prompts = write_prompts(self.config, self.run.path, self.console)
         policy, reward = self.config.model.name, None
         design = Design(self.config.policy.ppo.kl_coef, self.config.ask.pairs)
         for number in range(1, self.config.iterations + 1):
             folder = self.run.path / "iterations" / f"{number:03}"
             folder.mkdir(parents=True, exist_ok=True)
-            it = Iteration(folder, number, policy, design, reward)
+            it = Iteration(self.config.name, folder, number, policy, design, reward)
             if not it.has("finding.json"):
                 self.console.rule(f"[bold]iteration {number} of {self.config.iterations}")
                 self._round(it)
@@ -129,15 +131,15 @@ class Loop:
             drawn = _drawn(self.prompts + self.held_prompts, ask.prompts, seed)
             answers = self._answers(it.policy, drawn, ask.answers, seed)
             pairs = questions.pairs_of(drawn, answers)
-            it.write("candidates.json", [[prompt_row(pair.prompt), pair.first, pair.second] for pair in pairs])
+            it.write("candidates.json", _rows(pairs))
         if not it.has("asked.json"):
             self._status("choosing what to ask")
-            pairs = [Pair(_as_prompt(prompt), first, second) for prompt, first, second in it.read("candidates.json")]
+            pairs = _pairs(it.read("candidates.json"))
             reads = load_model(self._model(str(it.last_reward or it.policy)))
             known = questions.preferences(self.store) if ask.choose == "informative" else []
             pairs = questions.chosen(reads, pairs, known, it.design.pairs, how=ask.choose, seed=seed)
-            self._queue(it, pairs, it.asking, ask.again, ("policy", "policy"))
-            it.write("asked.json", {"pairs": len(pairs)})
+            it.write("asked.json", {"pairs": _rows(pairs)})
+        self._queue(it, _pairs(it.read("asked.json")["pairs"]), it.asking, ask.again, ("policy", "policy"))
 
     def _compare(self, it: Iteration) -> None:
         """(e) answers of the new policy beside those of the old, to prompts that nothing was trained on."""
@@ -149,7 +151,8 @@ class Loop:
         old, new = (self._answers(name, drawn, 1, seed) for name in (it.policy, str(it.folder / "ppo")))
         rows = [Pair(prompt, a, b) for prompt, (a,), (b,) in zip(drawn, old, new, strict=True)]
         differ = [pair for pair in rows if pair.first != pair.second]
-        self._queue(it, differ, it.comparing, 0.0, (f"policy {it.number - 1}", f"policy {it.number}"))
+        sources = (f"{self.config.name} policy {it.number - 1}", f"{self.config.name} policy {it.number}")
+        self._queue(it, differ, it.comparing, 0.0, sources)
         it.write("compared.json", {"pairs": len(differ), "same": len(rows) - len(differ)})
 
     def _queue(self, it: Iteration, pairs: Sequence[Pair], batch: str, again: float, sources: tuple[str, str]) -> None:
@@ -193,9 +196,8 @@ class Loop:
     def _answers(self, policy: str, prompts: Sequence[PromptLike], count: int, seed: int) -> list[list[str]]:
         model = load_model(self._model(policy))
         rollout = self.config.policy.rollout
-        length = self.config.data.max_length or model.context - rollout.max_new_tokens
         records = [Prompt(prompt) for prompt in prompts]
-        encoded, _ = encode_prompts(records, model.tokenizer, max_length=length, too_long="truncate")
+        encoded, _ = encode_prompts(records, model.tokenizer, max_length=room(self.config, model))
         sampling = SamplingConfig(max_new_tokens=rollout.max_new_tokens, temperature=rollout.temperature)
         return questions.answers_to(model, encoded, sampling, count=count, seed=seed)
 
@@ -210,17 +212,30 @@ class Loop:
         page.write(self.run, self.config, self.store, doing)
 
 
-def write_prompts(config: RLHFRun, folder: Path) -> tuple[list[PromptLike], list[PromptLike]]:
+def write_prompts(config: RLHFRun, folder: Path, console: Console) -> tuple[list[PromptLike], list[PromptLike]]:
     """The prompts in two files, (those that PPO is trained on, those that nothing is): a prompt's hash decides.
 
-    Raises DataError: a row is no prompt, or all are on one side.
+    Raises DataError: a row is no prompt, or is too long for people and models to read the same, or all are on one side.
     """
     train, held_out = load_data(config.data, seed=config.seed)
+    model, dropped = load_model(config.model), 0
+    most = room(config, model)
     sides: dict[bool, list[Prompt]] = {False: [], True: []}
     for record in [*train.records, *(held_out.records if held_out is not None else ())]:
         if not isinstance(record, Prompt):
             raise DataError(f"{record.where}: expected a prompt, as people and PPO answer it")
+        tokens = len(encode_prompt(model.tokenizer, record.prompt))
+        if tokens > most and config.data.too_long != "drop":
+            raise DataError(
+                f"{record.where}: a prompt of {tokens} tokens, and there is room for {most}; people and models "
+                "must read the same: shorten it, raise data.max_length, or set data.too_long=drop"
+            )
+        if tokens > most:
+            dropped += 1
+            continue
         sides[is_held(config, record.prompt)].append(record)
+    if dropped:
+        console.print(f"{dropped} prompts of more than {most} tokens are left out", highlight=False)
     for held, name in ((False, "prompts"), (True, "held_prompts")):
         if not sides[held]:
             count = sum(map(len, sides.values()))
@@ -230,6 +245,11 @@ def write_prompts(config: RLHFRun, folder: Path) -> tuple[list[PromptLike], list
             [{"prompt": prompt_row(record.prompt), **record.columns} for record in sides[held]],
         )
     return [record.prompt for record in sides[False]], [record.prompt for record in sides[True]]
+
+
+def room(config: RLHFRun, model: LanguageModel) -> int:
+    """The most tokens that a prompt may have."""
+    return config.data.max_length or model.context - config.policy.rollout.max_new_tokens
 
 
 def is_held(config: RLHFRun, prompt: PromptLike) -> bool:
@@ -243,18 +263,21 @@ def dry_run(config: RLHFRun, console: Console) -> DryRun:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / "iterations" / "001"
         folder.mkdir(parents=True)
-        train, held = write_prompts(config, Path(temporary))
+        train, held = write_prompts(config, Path(temporary), console)
         ask = config.ask
+        run = policy_run(config, folder, config.model.name, Design(config.policy.ppo.kl_coef, ask.pairs))
+        unrewarded = run.model_copy(update={"reward": RewardConfig()})
+        job = ppo_job(unrewarded, [(FunctionReward(longer, "people"), 1.0)])
         answers = ask.pairs * (ask.people + ask.again) + min(ask.compared, len(held)) * ask.people
+        if config.people.reward != "model":
+            answers += job.steps * run.ppo.batch_size * config.people.rate
         console.print(
             f"{len(train) + len(held)} prompts: {len(train)} for PPO, {len(held)} held out\n"
             f"an iteration asks for {answers:.0f} answers; at {SECONDS_AN_ANSWER} s each, people are at work for "
             f"{duration(answers * SECONDS_AN_ANSWER)}, and {config.iterations} times that in all",
             highlight=False,
         )
-        run = policy_run(config, folder, config.model.name, Design(config.policy.ppo.kl_coef, ask.pairs))
-        unrewarded = run.model_copy(update={"reward": RewardConfig()})
-        return try_out(ppo_job(unrewarded, [(FunctionReward(longer, "people"), 1.0)]), console)
+        return try_out(job, console)
 
 
 def rlhf(config: RLHFRun, *, resume: bool, console: Console) -> Run:
@@ -294,6 +317,14 @@ def _row(judged: Judged) -> dict[str, Any]:
     pair, better = judged.pair, judged.preferred > 0.5
     chosen, rejected = (pair.first, pair.second) if better else (pair.second, pair.first)
     return {"prompt": prompt_row(pair.prompt), "chosen": chosen, "rejected": rejected}
+
+
+def _rows(pairs: Sequence[Pair]) -> list[list[Any]]:
+    return [[prompt_row(pair.prompt), pair.first, pair.second] for pair in pairs]
+
+
+def _pairs(rows: Sequence[Sequence[Any]]) -> list[Pair]:
+    return [Pair(_as_prompt(prompt), first, second) for prompt, first, second in rows]
 
 
 def _as_prompt(row: Any) -> PromptLike:

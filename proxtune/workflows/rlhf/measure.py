@@ -11,6 +11,7 @@ from proxtune.evaluation.metrics import bootstrap_mean
 from proxtune.evaluation.run import pair_scores
 from proxtune.feedback.agreement import percent_agreement
 from proxtune.feedback.figures import share
+from proxtune.feedback.opinions import opinions
 from proxtune.feedback.records import PairBody
 from proxtune.feedback.rows import sign
 from proxtune.feedback.store import Store
@@ -39,29 +40,42 @@ def findings(config: RLHFRun, folder: Path, store: Store, comparing: str) -> Fin
         ceiling=ceiling(store),
         longer_people=_share(length > 0 for length, _ in unequal),
         longer_model=_share(length * margin > 0 for length, margin in unequal),
-        win=win_rate(store, comparing, same=int(_read(folder / "compared.json")["same"]), seed=config.seed),
+        win=win_rate(store, comparing, **_read(folder / "compared.json"), seed=config.seed),
         score=(steps[0]["score/mean"], steps[-1]["score/mean"]) if steps else None,
-        kl=steps[-1]["kl/sequence"] if steps else None,
+        kl=steps[-1].get("kl/sequence") if steps else None,
     )
 
 
 def ceiling(store: Store) -> float | None:
-    """How often two people prefer the same answer of a pair: no model can be expected to be right more often."""
-    table: dict[int, dict[int, int]] = {}
-    for judged in store.judgements.all():
-        for said in judged.judgements:
-            if isinstance(said.body, PairBody) and judged.repeats is None:
-                table.setdefault(judged.id, {})[said.person] = sign(said.body.preference)
-    return percent_agreement({item: said for item, said in table.items() if len(said) > 1}).value
+    """The most that a model can be right about what one person prefers, by how often two people prefer the same: a.
+
+    Where people prefer the likelier answer of a pair with probability p, two agree with a = p² + (1 − p)², and the
+    model that always names it is right with p = (1 + √(2a − 1)) / 2. That is the most if pairs differ in p (Jensen).
+    What a reviewer decided hides nothing, and ties and gold do not count.
+    """
+    table = {
+        one.id: {
+            person: sign(body.preference)
+            for person, body in one.bodies().items()
+            if isinstance(body, PairBody) and body.preference
+        }
+        for one in opinions(store)
+        if one.plain
+    }
+    agreed = percent_agreement({item: said for item, said in table.items() if len(said) > 1}).value
+    return None if agreed is None else (1 + max(2 * agreed - 1, 0.0) ** 0.5) / 2
 
 
-def win_rate(store: Store, batch: str, *, same: int, seed: int) -> Share | None:
+def win_rate(store: Store, batch: str, *, pairs: int, same: int, seed: int) -> Share | None:
     """How often people prefer the second answer of a batch's pairs, a tie as a half, and the 95% interval.
 
     Args:
-        same: prompts to which both policies said the same: ties that nobody was asked about.
+        pairs: how many were asked about.
+        same: prompts to which both policies said the same: ties that nobody was asked about. They count as far as the
+            pairs were judged.
     """
-    wins = [1 - one.preferred for one in preferences(store, batch=batch)] + [0.5] * same
+    judged = [1 - one.preferred for one in preferences(store, batch=batch)]
+    wins = judged + [0.5] * (round(same * len(judged) / pairs) if pairs else same)
     if len(wins) < FEW:
         return None
     interval = bootstrap_mean(wins, seed=seed)

@@ -25,7 +25,7 @@ def sentence(found: Findings) -> str:
     """What an iteration found, for the terminal."""
     return (
         f"judged {found.judged} · reward model right {_share(found.accuracy)} of held-out judgements "
-        f"(people agree {_percent(found.ceiling)}) · new policy preferred {_share(found.win)} · KL {_plain(found.kl)}"
+        f"(ceiling {_percent(found.ceiling)}) · new policy preferred {_share(found.win)} · KL {_plain(found.kl)}"
     )
 
 
@@ -59,7 +59,7 @@ def finished(run: Run) -> list[dict[str, Any]]:
     return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
-COLUMNS = ["iteration", "judged", "reward model", "people agree", "policy preferred", "reward", "KL", "goes on from"]
+COLUMNS = ["iteration", "judged", "reward model", "ceiling", "policy preferred", "reward", "KL", "goes on from"]
 
 
 def _row(found: dict[str, Any]) -> list[object]:
@@ -80,7 +80,7 @@ def _curves(rounds: list[dict[str, Any]]) -> list[str]:
     """Accuracy against the ceiling by the number of judgements, and how often the new policy is preferred."""
     right = {
         "reward model": [(r["judged"], r["accuracy"][0]) for r in rounds if r["accuracy"] is not None],
-        "people agree": [(r["judged"], r["ceiling"]) for r in rounds if r["ceiling"] is not None],
+        "ceiling": [(r["judged"], r["ceiling"]) for r in rounds if r["ceiling"] is not None],
     }
     win = [(r["iteration"], r["win"][0]) for r in rounds if r["win"] is not None]
     charts = []

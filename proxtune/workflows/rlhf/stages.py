@@ -56,17 +56,21 @@ def train_policy(config: RLHFRun, folder: Path, policy: str, design: Design, sto
 
 
 def policy_run(config: RLHFRun, folder: Path, policy: str, design: Design) -> PPORun:
-    """The config of an iteration's PPO."""
-    stage, root = config.policy, folder.parents[1]
+    """The config of an iteration's PPO.
+
+    Where people rate its answers, they are asked about those that it learns from alone; and what they gave is kept, so
+    that a step that a kill undid is the same again, whatever they said since.
+    """
+    stage, root, asks = config.policy, folder.parents[1], config.people.reward != "model"
     return PPORun(
         name="ppo",
         runs=folder,
         seed=config.seed,
         model=config.model.model_copy(update={"name": policy}),
         tuning=stage.tuning,
-        data=_data(config, root / "prompts.jsonl", root / "held_prompts.jsonl"),
-        rollout=stage.rollout,
-        reward=RewardConfig(models=[str(folder / "reward")] if config.people.reward == "model" else []),
+        data=_data(config, root / "prompts.jsonl", None if asks else root / "held_prompts.jsonl"),
+        rollout=stage.rollout.model_copy(update={"save": True}) if asks else stage.rollout,
+        reward=RewardConfig(models=[] if asks else [str(folder / "reward")]),
         critic=stage.critic,
         ppo=stage.ppo.model_copy(update={"kl_coef": design.kl_coef}),
         optim=stage.optim,
@@ -92,7 +96,7 @@ def _people(config: RLHFRun, folder: Path, policy: str, store: Store) -> HumanRe
     asked = [record.prompt for record in records if isinstance(record, Prompt)]
     return HumanReward(
         store,
-        batch=f"iteration-{folder.name}-ppo",
+        batch=f"{config.name}-{folder.name}-ppo",
         people=people.rate,
         options=Options(criteria=people.criteria, scale=people.scale),
         shown={prompt_text(tokenizer, prompt): as_turns(prompt) for prompt in asked},
@@ -101,13 +105,14 @@ def _people(config: RLHFRun, folder: Path, policy: str, store: Store) -> HumanRe
     )
 
 
-def _data(config: RLHFRun, train: Path, held_out: Path, answer: int = 0) -> DataConfig:
-    """`data` with other files; `answer`: tokens that a row has after its prompt."""
+def _data(config: RLHFRun, train: Path, held_out: Path | None, answer: int = 0) -> DataConfig:
+    """`data` with other files, nothing held out without one; `answer`: tokens that a row has after its prompt."""
     length = config.data.max_length
     return config.data.model_copy(
         update={
             "train": train,
             "eval": held_out,
+            "eval_fraction": 0.0,
             "max_length": None if length is None else length + answer,
             "too_long": "truncate",
             "columns": {},
