@@ -1,13 +1,16 @@
 """`proxtune eval`, `predict`, `chat`: what uses a trained model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from proxtune.cli.app import Columns, app, columns_of, console, one_of
 from proxtune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from proxtune.data.sources import Dataset
 
 AnswerTokens = Annotated[
     int | None, typer.Option(min=1, help="Length limit of an answer; by default as in its run, or 64.")
@@ -46,14 +49,23 @@ def evaluate(
         raise ConfigError(f"got {len(models)} models; expected one, or two with --compare")
     tongue: Literal["en", "zh"] = one_of("--lang", lang, ("en", "zh"))
     if not compare and task is None and not outcome.has_task(models[0]):
-        _figures_of(models[0], data, reward or ())
+        if html or lang != "en" or answer_tokens:
+            raise ConfigError(
+                f"--html, --lang and --answer-tokens are of a model that has a task, and {models[0]} has none; "
+                "leave them out, or give --task"
+            )
+        _figures_of(models[0], data, reward or (), columns_of(column))
         return
+    if reward:
+        raise ConfigError("--reward is of a PPO run; leave it out")
     columns = columns_of(column)
     found = []
     for name in models:
         model = outcome.open_model(name)
-        records = outcome.records_of(model, data, columns)
-        found.append(outcome.predict(model, records, task=task, answer_tokens=answer_tokens))
+        read = outcome.records_of(model, data, columns)
+        if data is not None:
+            _left_out(read)
+        found.append(outcome.predict(model, read.records, task=task, answer_tokens=answer_tokens))
     default = Path(models[-1]) / "eval.html" if Path(models[-1]).is_dir() else Path("eval.html")
     if compare:
         outcome.compare(found[0], found[1], console, html or default.with_name("compare.html"), tongue=tongue)
@@ -61,11 +73,17 @@ def evaluate(
         outcome.show(found[0], console, html or default, data=data, tongue=tongue)
 
 
-def _figures_of(name: str, data: Path | None, rewards: Sequence[str]) -> None:
+def _left_out(read: "Dataset") -> None:
+    """Say which rows of the file nothing will be said of."""
+    if read.report.kept < read.report.read:
+        console.print(str(read.report), highlight=False, markup=False, soft_wrap=True)
+
+
+def _figures_of(name: str, data: Path | None, rewards: Sequence[str], columns: Mapping[str, str]) -> None:
     from proxtune.evaluation.metrics import Interval
     from proxtune.workflows.evaluate import evaluate_run
 
-    figures = evaluate_run(Path(name), data, rewards)
+    figures = evaluate_run(Path(name), data, rewards, columns)
     for figure, value in figures.items():
         shown = f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]" if isinstance(value, Interval) else value
         console.print(f"{figure:20} {shown}", highlight=False, markup=False)
@@ -88,9 +106,9 @@ def predict(
     from proxtune.workflows import outcome
 
     model = outcome.open_model(run)
-    result = outcome.predict(
-        model, outcome.records_of(model, file, columns_of(column)), task=task, answer_tokens=answer_tokens
-    )
+    read = outcome.records_of(model, file, columns_of(column))
+    _left_out(read)
+    result = outcome.predict(model, read.records, task=task, answer_tokens=answer_tokens)
     path = out or (Path(run) / "predictions.jsonl" if Path(run).is_dir() else Path("predictions.jsonl"))
     outcome.write_rows(result, path)
     console.print(f"{len(result.records)} rows  {path}", highlight=False)

@@ -286,6 +286,16 @@ def encode_questions(
     return examples, _in_windows(report, [window for example in examples for window in example.windows])
 
 
+def check_known(record: Record, names: Iterable[str], known: Sequence[str]) -> None:
+    """Raises DataError: a label is none of those that a model was trained for."""
+    strange = sorted(set(names) - set(known))
+    if strange:
+        raise DataError(
+            f"{record.where}: the label {strange[0]!r} is none that the model was trained for ({', '.join(known)}); "
+            "leave such rows out, or train with them"
+        )
+
+
 def answered(record: Record) -> Answered:
     """Raises DataError: the record is another one."""
     if not isinstance(record, Answered):

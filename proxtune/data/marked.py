@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from typing import Any
 
 from proxtune.data.cells import (
@@ -52,7 +53,7 @@ def _label(row: Row, key: str) -> str | int | float | tuple[str, ...]:
         except ValueError:
             if given.strip():
                 return str(given)
-    if isinstance(value, bool | int):
+    if isinstance(value, bool | int) and abs(value) <= sys.float_info.max:
         return int(value)
     if isinstance(value, float) and math.isfinite(value):
         return value

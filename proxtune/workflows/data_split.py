@@ -19,7 +19,7 @@ from proxtune.data.records import Answered, Labelled, Record, Tagged, prompt_key
 from proxtune.data.sift import Sieve
 from proxtune.data.split import assign
 from proxtune.data.tags import entities
-from proxtune.errors import DataError
+from proxtune.errors import CheckpointError, DataError
 from proxtune.runs import write_atomic
 
 LABELS = 12  # shown in the table
@@ -63,11 +63,14 @@ def split_file(
     found, empty = _read(sieve, group, encoding)
     labels = [row.label if stratify else "" for row in found]
     parts = assign([row.group for row in found], labels, shares, seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
-    for part, file in files.items():
-        mine = [row.row for row, where in zip(found, parts, strict=True) if where == part]
-        text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in mine)
-        write_atomic(file, text)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for part, file in files.items():
+            mine = [row.row for row, where in zip(found, parts, strict=True) if where == part]
+            text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in mine)
+            write_atomic(file, text)
+    except (OSError, CheckpointError) as error:
+        raise DataError(f"{out}: cannot be written: {error.__cause__ or error}") from error
     console.print(_table(found, parts, files))
     if empty:
         console.print(f"left out: {empty:,} rows with nothing to learn", highlight=False)

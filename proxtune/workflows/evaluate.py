@@ -1,14 +1,19 @@
 """`proxtune eval`: a run's model on held-out data."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from proxtune import config as configs
 from proxtune.algorithms.reward_model import rating_scale, standardise
-from proxtune.data.records import Rated, Record
+from proxtune.data.bundled import resolve
+from proxtune.data.cells import MalformedRowError, Row, renamed
+from proxtune.data.files import rows
+from proxtune.data.formats import Format, parse
+from proxtune.data.records import Rated
 from proxtune.data.sift import Duplicates
-from proxtune.data.sources import DataConfig, in_turns, load, read
+from proxtune.data.sources import DataConfig, Dataset, in_turns, load, read
 from proxtune.data.template import encode, encode_preferences, encode_prompts, encode_rated
 from proxtune.errors import ConfigError
 from proxtune.evaluation.metrics import Interval, grouped
@@ -18,10 +23,13 @@ from proxtune.runs import Run
 from proxtune.workflows.rewards import build_judges, build_reward, functions_of, mean_scores, reward_model_of
 from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 
+TRUTHS = ("label", "labels", "relation", "tags", "answers", "answer", "completion", "response")  # what is predicted
 SCHEMAS: dict[str, type[SFTRun | RewardRun | PPORun]] = {"sft": SFTRun, "reward": RewardRun, "ppo": PPORun}
 
 
-def evaluate_run(path: Path, data: Path | None = None, rewards: Sequence[str] = ()) -> Mapping[str, float | Interval]:
+def evaluate_run(
+    path: Path, data: Path | None = None, rewards: Sequence[str] = (), columns: Mapping[str, str] | None = None
+) -> Mapping[str, float | Interval]:
     """The figures that the run's own evaluation gives, on `data` or on what the run held out.
 
     Those of `proxtune sft` have 95% intervals, of 1000 resamples of the rows; the turns of a conversation are one row.
@@ -33,7 +41,7 @@ def evaluate_run(path: Path, data: Path | None = None, rewards: Sequence[str] = 
     """
     run = Run.open(path)
     config = configs.load(SCHEMAS[run.manifest()["command"]], [run.config_path])
-    records = records_for(config.data, data, seed=config.seed)
+    records = records_for(config.data, data, seed=config.seed, columns=columns).records
     if isinstance(config, RewardRun):
         model = reward_model_of(str(path), config.model)
         limits: dict[str, Any] = {"max_length": model.max_length, "too_long": config.data.too_long}
@@ -63,22 +71,42 @@ def records_for(
     seed: int,
     columns: Mapping[str, str] | None = None,
     duplicates: Duplicates = "drop",
-) -> list[Record]:
+) -> Dataset:
     """The rows of `data`, read as a run of that config reads its own; without it, those that the run held out.
+
+    A file whose first row lacks what is to be predicted is read without it.
 
     Raises ConfigError: it held none out.
     """
     if data is not None:
+        columns = {**config.columns, **(columns or {})}
+        first = _first_row(data, config)
+        if first is not None:
+            columns = {ours: theirs for ours, theirs in columns.items() if theirs in first or ours not in TRUTHS}
         whole = read(
             data,
+            format=config.format if first is None or _reads_as(config.format, first, columns) else "auto",
             encoding=config.encoding,
             on_error=config.on_error,
             chat=config.chat,
-            columns={**config.columns, **(columns or {})},
+            columns=columns,
             duplicates=duplicates,
         )
-        return in_turns(whole, config).records
+        return in_turns(whole, config)
     _, held_out = load(config, seed=seed)
     if held_out is None:
         raise ConfigError("the run held nothing out (no data.eval, data.eval_fraction=0); pass --data FILE")
-    return held_out.records
+    return held_out
+
+
+def _first_row(data: Path, config: DataConfig) -> Row | None:
+    """None: there is none that could be read, which reading the file will say."""
+    row = next((row for _, row in rows(resolve(data), hashlib.sha256(), config.encoding)), None)
+    return None if isinstance(row, MalformedRowError) else row
+
+
+def _reads_as(kind: Format | Literal["auto"], row: Row, columns: Mapping[str, str]) -> bool:
+    try:
+        return kind == "auto" or bool(parse(renamed(row, columns), kind, ""))
+    except MalformedRowError:
+        return False

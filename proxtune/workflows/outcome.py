@@ -12,9 +12,19 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from proxtune import config as configs
-from proxtune.data.records import Answered, Completion, Labelled, Record, Tagged, Text, content_key
-from proxtune.data.sources import DataConfig
-from proxtune.errors import ConfigError
+from proxtune.data.records import (
+    Answered,
+    Completion,
+    Labelled,
+    Prompt,
+    PromptLike,
+    Record,
+    Tagged,
+    Text,
+    content_key,
+)
+from proxtune.data.sources import DataConfig, Dataset
+from proxtune.errors import CheckpointError, ConfigError, DataError
 from proxtune.evaluation.metrics import Measure, paired
 from proxtune.evaluation.page import Tongue, write_comparison, write_page
 from proxtune.evaluation.task import Prediction, Table, TaskConfig, reading_of
@@ -26,7 +36,7 @@ from proxtune.models.heads import TaskModel, head_of
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import ModelConfig, resolve
 from proxtune.models.load import load as load_model
-from proxtune.runs import Run
+from proxtune.runs import Run, write_atomic
 from proxtune.workflows.evaluate import records_for
 from proxtune.workflows.schemas import SFTRun
 
@@ -85,7 +95,7 @@ def _config_of(name: str) -> SFTRun | None:
     return configs.load(SFTRun, [path / "config.yaml"])
 
 
-def records_of(model: Model, data: Path | None, columns: dict[str, str] | None = None) -> list[Record]:
+def records_of(model: Model, data: Path | None, columns: dict[str, str] | None = None) -> Dataset:
     """The rows of `data`, every one as often as it stands there; without it, those that the model's run held out.
 
     Raises ConfigError: there are none.
@@ -143,18 +153,26 @@ def rows_of(result: Outcome) -> Iterator[dict[str, Any]]:
                 row |= {"question": question, "answer": said(record, prediction)}
                 row |= {} if answers is None else {"true": [span.text for span in answers]}
             case Completion(prompt, completion):
-                row |= {"prompt": prompt if isinstance(prompt, str) else prompt[-1].content, "true": completion}
+                row |= {"prompt": _last(prompt), "true": completion}
+            case Prompt(prompt):
+                row["prompt"] = _last(prompt)
             case Text(text, pair=pair):
                 row |= {"text": text, **({"text_pair": pair} if pair is not None else {})}
         yield row | prediction
 
 
 def write_rows(result: Outcome, out: Path) -> None:
-    """`rows_of` as JSON lines."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", encoding="utf-8") as file:
-        for row in rows_of(result):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    """`rows_of` as JSON lines. Raises DataError: the file cannot be written."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows_of(result))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, lines)
+    except (OSError, CheckpointError) as error:
+        raise DataError(f"{out}: cannot be written: {error.__cause__ or error}") from error
+
+
+def _last(prompt: PromptLike) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1].content
 
 
 def show(

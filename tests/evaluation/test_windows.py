@@ -85,7 +85,7 @@ def test_answers_beyond_the_first_window_are_learnt_and_found(tmp_path: Path) ->
         ]
         run = execute(sft_job(configs.load(SFTRun, [], given)), console=Console(quiet=True))
         model = outcome.open_model(str(run.path))
-        found = outcome.predict(model, outcome.records_of(model, None))
+        found = outcome.predict(model, outcome.records_of(model, None).records)
         scores[overlap] = found.measured().values()["f1"]
         assert scores[overlap] == pytest.approx(run.manifest()["best"]["value"], abs=1e-6)
     assert scores[2] > 0.85 > scores[0] + 0.1

@@ -81,5 +81,5 @@ def test_other_data_is_read_turn_by_turn_where_the_run_learnt_every_turn(tmp_pat
     found = evaluate_run(run.path, held_out)
     assert found == evaluate_run(run.path)
     config = configs.load(SFTRun, [run.config_path]).data
-    assert len(records_for(config, held_out, seed=1)) == 18
-    assert len(records_for(config.model_copy(update={"turns": "last"}), held_out, seed=1)) == 9
+    assert len(records_for(config, held_out, seed=1).records) == 18
+    assert len(records_for(config.model_copy(update={"turns": "last"}), held_out, seed=1).records) == 9

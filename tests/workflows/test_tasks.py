@@ -1,6 +1,7 @@
 """Every kind of task learns from a file, by an encoder and by a decoder, and its run says the same again."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,7 @@ def test_a_task_is_learnt_and_the_run_alone_says_it_again(
     logged = [row[f"eval/{HEADLINE[kind]}"] for row in run.metrics() if f"eval/{HEADLINE[kind]}" in row]
     assert max(logged) >= LEARNT[kind]
     model = outcome.open_model(str(run.path))
-    said = outcome.predict(model, outcome.records_of(model, None))
+    said = outcome.predict(model, outcome.records_of(model, None).records)
     assert said.measured().values()[HEADLINE[kind]] == pytest.approx(max(logged), abs=1e-6)
     assert run.manifest()["best"]["value"] == max(logged)
 
@@ -132,7 +133,7 @@ def test_a_question_without_answers_is_answered_and_neither_learnt_nor_measured(
     run = execute(job("question_answering", models["encoder"], tmp_path, "training.steps=2"), console=quiet())
     model, asked = outcome.open_model(str(run.path)), tmp_path / "asked.jsonl"
     asked.write_text(json.dumps({"context": "ab cd", "question": "x?"}) + "\n")
-    result = outcome.predict(model, outcome.records_of(model, asked))
+    result = outcome.predict(model, outcome.records_of(model, asked).records)
     (row,) = outcome.rows_of(result)
     assert row["answer"] in "ab cd"
     assert "true" not in row
@@ -140,6 +141,48 @@ def test_a_question_without_answers_is_answered_and_neither_learnt_nor_measured(
         result.measured()
     with pytest.raises(DataError, match="without `answers`"):
         job("question_answering", models["encoder"], tmp_path, f"data.train={asked}", "data.eval_fraction=0")
+
+
+def test_columns_and_format_of_a_run_need_no_label_where_labels_are_predicted(
+    models: dict[str, str], tmp_path: Path
+) -> None:
+    stars = tmp_path / "stars.jsonl"
+    rows = [{"prompt": "p", "review": f"{name[0]} {i:04}", "stars": name} for i in range(8) for name in ("ex", "why")]
+    stars.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    more = [
+        f"data.train={stars}",
+        "data.columns={text: review, label: stars}",
+        "data.format=text/label",
+        "training.steps=2",
+    ]
+    run = execute(job("classification", models["encoder"], tmp_path, *more), console=quiet())
+    model = outcome.open_model(str(run.path))
+    assert len(outcome.predict(model, outcome.records_of(model, stars).records).predictions) == 16
+    new = tmp_path / "new.jsonl"
+    new.write_text('{"review": "x ab"}\n{"review": " "}\n{"review": "y cd"}\n')
+    said = CliRunner().invoke(app, ["predict", str(run.path), str(new)])
+    assert said.exit_code == 0, said.output
+    assert "read 3 = kept 2 + rejected 0 + filtered 1" in said.output
+    assert "2 rows" in said.output
+
+
+def test_a_label_that_training_did_not_have_is_named_with_its_row(trained: Run, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "x ab", "label": "ex"}\n{"text": "y", "label": "neutral"}\n')
+    said = CliRunner().invoke(app, ["eval", str(trained.path), "--data", str(tmp_path / "rows.jsonl")])
+    assert isinstance(said.exception, DataError)
+    assert re.search(r"rows\.jsonl:2: the label 'neutral' is none that the model was trained for", str(said.exception))
+
+
+def test_what_eval_would_not_use_is_refused(trained: Run) -> None:
+    said = CliRunner().invoke(app, ["eval", str(trained.path), "--reward", "x.py:f"])
+    assert isinstance(said.exception, ConfigError)
+
+
+def test_a_file_that_cannot_be_written_is_an_error_that_says_so(trained: Run, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "x ab"}\n')
+    said = CliRunner().invoke(app, ["predict", str(trained.path), str(tmp_path / "rows.jsonl"), "--out", str(tmp_path)])
+    assert isinstance(said.exception, DataError)
+    assert "cannot be written" in str(said.exception)
 
 
 def test_predictions_are_a_row_for_each_row_with_labels_or_without(trained: Run, tmp_path: Path) -> None:
@@ -207,7 +250,7 @@ def test_what_cannot_be_done_with_a_labeller_says_what_to_do_instead(trained: Ru
 
 def test_models_of_different_rows_are_not_compared(trained: Run) -> None:
     model = outcome.open_model(str(trained.path))
-    records = outcome.records_of(model, None)
+    records = outcome.records_of(model, None).records
     one, other = (outcome.predict(model, part) for part in (records, records[1:]))
     with pytest.raises(ConfigError, match="expected one task and the same rows"):
         outcome.compare(one, other, quiet(), trained.path / "page.html")
@@ -233,7 +276,7 @@ def test_what_is_written_is_measured_while_it_is_learnt_and_after(answers: str, 
     logged = [row[f"eval/{figure}"] for row in run.metrics() if f"eval/{figure}" in row]
     assert len(logged) == 2
     model = outcome.open_model(str(run.path))
-    said = outcome.predict(model, outcome.records_of(model, None))
+    said = outcome.predict(model, outcome.records_of(model, None).records)
     assert said.measured().values()[figure] == pytest.approx(max(logged), abs=1e-6)
     assert [row["true"] for row in outcome.rows_of(said)] == [record.completion for record in said.records]  # type: ignore[union-attr]
 

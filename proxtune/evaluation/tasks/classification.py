@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from proxtune.data.labels import LabelExample, Reading, class_of, encode_labelled, encode_texts
+from proxtune.data.labels import LabelExample, Reading, check_known, class_of, encode_labelled, encode_texts
 from proxtune.data.records import Labelled, Record
 from proxtune.data.template import EncodeReport
 from proxtune.errors import DataError
@@ -87,6 +87,8 @@ class Classification:
 
     def measure(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> Measure:
         gold, said, sure, right = _compared(records, predictions)
+        for record, name in zip(records, gold, strict=True):
+            check_known(record, {name}, self.labels)
         return joined(labels.classes(gold, said, self.labels), labels.calibration(sure, right))
 
     def tables(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[Table]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from proxtune.data.labels import LabelExample, Reading, class_of, encode_labelled, encode_texts
+from proxtune.data.labels import LabelExample, Reading, check_known, class_of, encode_labelled, encode_texts
 from proxtune.data.records import Labelled, Record
 from proxtune.data.template import EncodeReport
 from proxtune.errors import DataError
@@ -82,6 +82,8 @@ class LabelSets:
         return found
 
     def measure(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> Measure:
+        for record in records:
+            check_known(record, names_of(record), self.labels)
         return labels.label_sets(list(map(names_of, records)), [row["labels"] for row in predictions], self.labels)
 
     def tables(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> list[Table]:

@@ -103,10 +103,9 @@ class Tagging:
 
 def tags_of(record: Record) -> tuple[str, ...]:
     """Raises DataError: the record has none."""
-    if not isinstance(record, Tagged):
-        raise DataError(
-            f"{record.where}: got a {type(record).__name__.lower()}, expected a sentence of tokens with tags"
-        )
+    if not isinstance(record, Tagged) or len(record.tags) != len(record.tokens):
+        got = "sentence without tags" if isinstance(record, Tagged) else type(record).__name__.lower()
+        raise DataError(f"{record.where}: got a {got}, expected a sentence of tokens with tags")
     return record.tags
 
 
