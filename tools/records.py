@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/**/*.md", "proxtune/recipes/*/README.md")
-FIELD = re.compile(r"(<!-- record: ([\w/-]+)#([\w.]+)(?::([\w.,+%]+))? -->).*?(<!-- /record -->)", re.DOTALL)
+FIELD = re.compile(r"(<!-- record: ([\w/-]+)#([\w., ]+)(?::([\w.,+%]+))? -->).*?(<!-- /record -->)", re.DOTALL)
 TABLE = re.compile(r"(<!-- records: ([\w-]+) -->\n).*?(<!-- /records -->)", re.DOTALL)
 TASKS = re.compile(r"(<!-- tasks -->\n).*?(<!-- /tasks -->)", re.DOTALL)
 MODELS = ("encoder", "decoder", "scratch")
