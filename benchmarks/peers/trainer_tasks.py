@@ -86,6 +86,7 @@ def main() -> None:
     trainer.train()
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    arguments.train_sampling_strategy = "random"  # grouped, it would predict the rows in another order too
     found = trainer.predict(
         encoded(
             test,
