@@ -185,6 +185,16 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         raise _unwritten(path, content, error) from error
 
 
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON lines, whole; the folder is made. Raises DataError: it cannot be written."""
+    text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text)
+    except (OSError, CheckpointError) as error:
+        raise DataError(f"{path}: cannot be written: {error.__cause__ or error}") from error
+
+
 def is_running(path: Path) -> bool:
     """Whether another process holds the lock of a run. (A process that holds it itself would lose it by asking.)"""
     try:

@@ -103,6 +103,7 @@ def predict(
     answer_tokens: AnswerTokens = None,
 ) -> None:
     """Say for every row of a file what the model makes of it."""
+    from proxtune.runs import write_jsonl
     from proxtune.workflows import outcome
 
     model = outcome.open_model(run)
@@ -110,7 +111,7 @@ def predict(
     _left_out(read)
     result = outcome.predict(model, read.records, task=task, answer_tokens=answer_tokens)
     path = out or (Path(run) / "predictions.jsonl" if Path(run).is_dir() else Path("predictions.jsonl"))
-    outcome.write_rows(result, path)
+    write_jsonl(path, outcome.rows_of(result))
     console.print(f"{len(result.records)} rows  {path}", highlight=False)
 
 

@@ -1,7 +1,6 @@
 """`proxtune data split`: a file in parts that share no prompt and no group."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from proxtune.data.records import Answered, Labelled, Record, Tagged, prompt_key
 from proxtune.data.sift import Sieve
 from proxtune.data.split import assign
 from proxtune.data.tags import entities
-from proxtune.errors import CheckpointError, DataError
-from proxtune.runs import write_atomic
+from proxtune.errors import DataError
+from proxtune.runs import write_jsonl
 
 LABELS = 12  # shown in the table
 
@@ -63,14 +62,8 @@ def split_file(
     found, empty = _read(sieve, group, encoding)
     labels = [row.label if stratify else "" for row in found]
     parts = assign([row.group for row in found], labels, shares, seed=seed)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for part, file in files.items():
-            mine = [row.row for row, where in zip(found, parts, strict=True) if where == part]
-            text = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in mine)
-            write_atomic(file, text)
-    except (OSError, CheckpointError) as error:
-        raise DataError(f"{out}: cannot be written: {error.__cause__ or error}") from error
+    for part, file in files.items():
+        write_jsonl(file, (row.row for row, where in zip(found, parts, strict=True) if where == part))
     console.print(_table(found, parts, files))
     if empty:
         console.print(f"left out: {empty:,} rows with nothing to learn", highlight=False)

@@ -1,6 +1,5 @@
 """What a model says of the rows of a file: predictions, and how they are measured."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from proxtune.data.records import (
     content_key,
 )
 from proxtune.data.sources import DataConfig, Dataset
-from proxtune.errors import CheckpointError, ConfigError, DataError
+from proxtune.errors import ConfigError
 from proxtune.evaluation.metrics import Measure, paired
 from proxtune.evaluation.page import Tongue, write_comparison, write_page
 from proxtune.evaluation.task import Prediction, Table, TaskConfig, reading_of
@@ -36,7 +35,7 @@ from proxtune.models.heads import TaskModel, head_of
 from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import ModelConfig, resolve
 from proxtune.models.load import load as load_model
-from proxtune.runs import Run, write_atomic
+from proxtune.runs import Run
 from proxtune.workflows.evaluate import records_for
 from proxtune.workflows.schemas import SFTRun
 
@@ -159,16 +158,6 @@ def rows_of(result: Outcome) -> Iterator[dict[str, Any]]:
             case Text(text, pair=pair):
                 row |= {"text": text, **({"text_pair": pair} if pair is not None else {})}
         yield row | prediction
-
-
-def write_rows(result: Outcome, out: Path) -> None:
-    """`rows_of` as JSON lines. Raises DataError: the file cannot be written."""
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows_of(result))
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, lines)
-    except (OSError, CheckpointError) as error:
-        raise DataError(f"{out}: cannot be written: {error.__cause__ or error}") from error
 
 
 def _last(prompt: PromptLike) -> str:

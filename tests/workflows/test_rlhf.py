@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -257,18 +257,26 @@ def test_the_recipe_passes_a_dry_run_which_leaves_nothing(tmp_path: Path) -> Non
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@contextmanager
+def judged_by_two(folder: Path, likes_new: Callable[[int, int], bool]) -> Iterator[tuple[Store, list[int]]]:
+    """A store of twenty pairs, and their numbers; `likes_new` says it of a judge (0 or 1) and the place of a pair."""
+    with Store.create(folder / "labels.db") as store:
+        pairs = [Pair(f"p{i}", "old", "new") for i in range(20)]
+        numbers = store.queue.add(items(pairs, batch="b", people=2, again=0.0, sources=("a", "b"), seed=0))
+        for which, name in enumerate(("one", "other")):
+            person = store.people.add(name, "annotator").id
+            while (lease := store.queue.next(person)) is not None:
+                shown_new_first = lease.order[0] == 1
+                likes = likes_new(which, numbers.index(lease.id))
+                body = {"kind": "pair", "preference": 1 if likes == shown_new_first else -1}
+                store.judgements.submit(person, lease.id, body, revision=1, request=f"{person} {lease.id}")
+        yield store, numbers
+
+
 @pytest.mark.parametrize(("agree", "most"), [(20, 1.0), (16, (1 + 0.6**0.5) / 2)])
 def test_the_ceiling_of_people_who_agree(agree: int, most: float, tmp_path: Path) -> None:
     """Two agree in a = p² + (1 − p)² of pairs where each prefers the likelier answer with p: of 0.8, p = 0.887."""
-    with Store.create(tmp_path / "labels.db") as store:
-        pairs = [Pair(f"p{i}", "old", "new") for i in range(20)]
-        numbers = store.queue.add(items(pairs, batch="b", people=2, again=0.0, sources=("a", "b"), seed=0))
-        judges = [store.people.add(name, "annotator").id for name in ("one", "other")]
-        for which, person in enumerate(judges):
-            while (lease := store.queue.next(person)) is not None:
-                likes_new = which == 0 or numbers.index(lease.id) < agree
-                body = {"kind": "pair", "preference": 1 if likes_new == (lease.order[0] == 1) else -1}
-                store.judgements.submit(person, lease.id, body, revision=1, request=f"{person} {lease.id}")
+    with judged_by_two(tmp_path, lambda which, place: which == 0 or place < agree) as (store, _):
         assert ceiling(store) == pytest.approx(most)
 
 
@@ -310,17 +318,7 @@ def test_a_share_of_the_pairs_is_for_one_person_more() -> None:
 def test_the_ceiling_is_of_the_model_that_names_the_likelier_answer_and_wins_count_ties_as_a_half(
     tmp_path: Path,
 ) -> None:
-    with Store.create(tmp_path / "labels.db") as store:
-        pairs = [Pair(f"p{i}", "old", "new") for i in range(20)]
-        numbers = store.queue.add(items(pairs, batch="b", people=2, again=0.0, sources=("a", "b"), seed=0))
-        judges = [store.people.add(name, "annotator").id for name in ("one", "other")]
-        for which, person in enumerate(judges):
-            while (lease := store.queue.next(person)) is not None:
-                place = numbers.index(lease.id)
-                likes_new = place < 10 or which == 0  # they agree on half of the pairs
-                shown_new_first = lease.order[0] == 1
-                body = {"kind": "pair", "preference": 1 if likes_new == shown_new_first else -1}
-                store.judgements.submit(person, lease.id, body, revision=1, request=f"{person} {lease.id}")
+    with judged_by_two(tmp_path, lambda which, place: place < 10 or which == 0) as (store, numbers):  # half agreed
         assert ceiling(store) == pytest.approx(0.5)  # agreement of 0.5 is that of two coins
         reviewer = store.people.add("reviewer", "reviewer").id
         for number in numbers[10:15]:  # what a reviewer decides does not hide that people differed
