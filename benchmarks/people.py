@@ -7,6 +7,7 @@ python -m benchmarks.people loop         the whole loop on film reviews; finishe
 """
 
 import argparse
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def main() -> None:
     elif given.what == "security":
         security(command)
     elif given.what == "loop":
-        loop(given.people, command)
+        loop(given.people, shlex.join([*command.split(), "--people", *given.people]))
     else:
         judgements(given.seeds, f"{command} --seeds {' '.join(map(str, given.seeds))}")
 

@@ -8,6 +8,7 @@ Usage, on an idle machine:
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -154,7 +155,8 @@ def house() -> None:
     common = {"seeds": [], "command": "python -m benchmarks.road house"}
     began = time.perf_counter()
     subprocess.run(["make", "check"], check=True, cwd=ROOT)
-    wall = time.perf_counter() - began
+    wall, took = time.perf_counter() - began, os.times()
+    worked = took.children_user + took.children_system
     files = {path: _lines(ROOT / "proxtune" / path) for path in STEP}
     measures = [f"proxtune/{path}" for path in STEP]
     total = sum(files.values())
@@ -170,7 +172,11 @@ def house() -> None:
     claim, measures = "packages that a core install brings", ["pyproject.toml"]
     _record("core_packages", claim, count, "packages", None, "< 80", count < 80, packages, measures=measures, **common)
     claim, measures = "wall time of `make check`", ["Makefile"]
-    _record("check_seconds", claim, wall, "seconds", None, "< 90", wall < 90, wall, measures=measures, **common)
+    bound = None if wall < 90 else f"{worked:.0f} s of processor time, of which two cores need half; most is fast tests"
+    raw = {"wall": wall, "processor": worked}
+    _record(
+        "check_seconds", claim, wall, "seconds", None, "< 90", wall < 90, raw, measures=measures, bound=bound, **common
+    )
 
 
 def _closure(package: str) -> set[str]:
