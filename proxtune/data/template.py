@@ -297,7 +297,9 @@ def encode_all(
         try:
             encoded = encode_one(record)
         except DataError as error:
-            raise DataError(f"{record.where}: {error}" if record.where else str(error)) from error
+            if not record.where or str(error).startswith(record.where):
+                raise
+            raise DataError(f"{record.where}: {error}") from error
         if encoded is not None:
             kept.append(encoded.example)
             truncated += encoded.truncated
