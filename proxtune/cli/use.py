@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from proxtune.cli.app import Columns, app, columns_of, console, one_of
 from proxtune.errors import ConfigError
-
-if TYPE_CHECKING:
-    from proxtune.data.sources import Dataset
 
 AnswerTokens = Annotated[
     int | None, typer.Option(min=1, help="Length limit of an answer; by default as in its run, or 64.")
@@ -62,21 +59,13 @@ def evaluate(
     found = []
     for name in models:
         model = outcome.open_model(name)
-        read = outcome.records_of(model, data, columns)
-        if data is not None:
-            _left_out(read)
-        found.append(outcome.predict(model, read.records, task=task, answer_tokens=answer_tokens))
+        records = outcome.records_of(model, data, columns).records
+        found.append(outcome.predict(model, records, task=task, answer_tokens=answer_tokens))
     default = Path(models[-1]) / "eval.html" if Path(models[-1]).is_dir() else Path("eval.html")
     if compare:
         outcome.compare(found[0], found[1], console, html or default.with_name("compare.html"), tongue=tongue)
     else:
         outcome.show(found[0], console, html or default, data=data, tongue=tongue)
-
-
-def _left_out(read: "Dataset") -> None:
-    """Say which rows of the file nothing will be said of."""
-    if read.report.kept < read.report.read:
-        console.print(str(read.report), highlight=False, markup=False, soft_wrap=True)
 
 
 def _figures_of(name: str, data: Path | None, rewards: Sequence[str], columns: Mapping[str, str]) -> None:
@@ -107,9 +96,8 @@ def predict(
     from proxtune.workflows import outcome
 
     model = outcome.open_model(run)
-    read = outcome.records_of(model, file, columns_of(column))
-    _left_out(read)
-    result = outcome.predict(model, read.records, task=task, answer_tokens=answer_tokens)
+    records = outcome.records_of(model, file, columns_of(column)).records
+    result = outcome.predict(model, records, task=task, answer_tokens=answer_tokens)
     path = out or (Path(run) / "predictions.jsonl" if Path(run).is_dir() else Path("predictions.jsonl"))
     write_jsonl(path, outcome.rows_of(result))
     console.print(f"{len(result.records)} rows  {path}", highlight=False)

@@ -1,9 +1,10 @@
 """`proxtune eval`: a run's model on held-out data."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from proxtune import config as configs
 from proxtune.algorithms.reward_model import rating_scale, standardise
@@ -14,7 +15,7 @@ from proxtune.data.formats import Format, parse
 from proxtune.data.records import Rated
 from proxtune.data.sift import Duplicates
 from proxtune.data.sources import DataConfig, Dataset, in_turns, load, read
-from proxtune.data.template import encode, encode_preferences, encode_prompts, encode_rated
+from proxtune.data.template import EncodeReport, encode, encode_preferences, encode_prompts, encode_rated
 from proxtune.errors import ConfigError
 from proxtune.evaluation.metrics import Interval, grouped
 from proxtune.evaluation.run import likelihoods, pair_accuracy, rating_fit
@@ -23,6 +24,9 @@ from proxtune.runs import Run
 from proxtune.workflows.rewards import build_judges, build_reward, functions_of, mean_scores, reward_model_of
 from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 
+logger = logging.getLogger(__name__)
+
+E = TypeVar("E")
 TRUTHS = ("label", "labels", "relation", "tags", "answers", "answer", "completion", "response")  # what is predicted
 SCHEMAS: dict[str, type[SFTRun | RewardRun | PPORun]] = {"sft": SFTRun, "reward": RewardRun, "ppo": PPORun}
 
@@ -46,18 +50,17 @@ def evaluate_run(
         model = reward_model_of(str(path), config.model)
         limits: dict[str, Any] = {"max_length": model.max_length, "too_long": config.data.too_long}
         if isinstance(records[0], Rated):
-            rated, _ = encode_rated(records, model.lm.tokenizer, **limits)
+            rated = _kept(encode_rated(records, model.lm.tokenizer, **limits))
             return rating_fit(model, standardise(rated, *rating_scale(rated)))
-        pairs, _ = encode_preferences(records, model.lm.tokenizer, **limits)
-        return pair_accuracy(model, pairs)
+        return pair_accuracy(model, _kept(encode_preferences(records, model.lm.tokenizer, **limits)))
     lm = load_model(config.model.model_copy(update={"name": str(path)}))
     if isinstance(config, SFTRun):
         length = config.data.max_length or lm.context
-        examples, _ = encode(records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
+        examples = _kept(encode(records, lm.tokenizer, max_length=length, too_long=config.data.too_long))
         measure = grouped(likelihoods(lm, examples), [example.where for example in examples])
         return {f"eval/{name}": value for name, value in measure.intervals(seed=0).items()}
     length = config.data.max_length or lm.context - config.rollout.max_new_tokens
-    prompts, _ = encode_prompts(records, lm.tokenizer, max_length=length, too_long=config.data.too_long)
+    prompts = _kept(encode_prompts(records, lm.tokenizer, max_length=length, too_long=config.data.too_long))
     functions = functions_of(config.reward, rewards)
     reward, _ = build_reward(config.reward, config.model, functions, lm)
     judges = build_judges(config.reward, config.model, (), reward, lm)
@@ -74,7 +77,7 @@ def records_for(
 ) -> Dataset:
     """The rows of `data`, read as a run of that config reads its own; without it, those that the run held out.
 
-    A file whose first row lacks what is to be predicted is read without it.
+    A file whose first row lacks what is to be predicted is read without it. Rows of `data` that are left out are told.
 
     Raises ConfigError: it held none out.
     """
@@ -92,11 +95,21 @@ def records_for(
             columns=columns,
             duplicates=duplicates,
         )
+        if whole.report.kept < whole.report.read:
+            logger.warning("%s", whole.report)
         return in_turns(whole, config)
     _, held_out = load(config, seed=seed)
     if held_out is None:
         raise ConfigError("the run held nothing out (no data.eval, data.eval_fraction=0); pass --data FILE")
     return held_out
+
+
+def _kept(encoded: tuple[list[E], EncodeReport]) -> list[E]:
+    """The examples; rows that were left out are told."""
+    examples, report = encoded
+    if report.dropped:
+        logger.warning("%s", report)
+    return examples
 
 
 def _first_row(data: Path, config: DataConfig) -> Row | None:

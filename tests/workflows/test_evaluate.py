@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,19 @@ def test_they_are_shown(run: Run) -> None:
     assert result.exit_code == 0, result.output
     assert re.search(r"eval/perplexity +[\d.]+ \[[\d.]+, [\d.]+\]", result.output)
     assert "95% intervals: 1000 resamples of the rows" in result.output
+
+
+def test_rows_that_are_left_out_are_told(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    given = [("1 and 1", "ab"), ("2 and 2", ""), ("3 and 3 " * 40, "ab")]
+    rows = [{"prompt": prompt, "completion": completion} for prompt, completion in given]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "run"
+    shutil.copytree(run.path, path)
+    config = path / "config.yaml"
+    config.write_text(config.read_text().replace("too_long: error", "too_long: drop"))
+    evaluate_run(path, tmp_path / "rows.jsonl")
+    assert "read 3 = kept 2 + rejected 0 + filtered 1 + duplicate 0" in caplog.text
+    assert "encoded 2 = kept 1 + dropped 1" in caplog.text
 
 
 def chats(path: Path, count: int) -> Path:

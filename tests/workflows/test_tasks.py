@@ -144,7 +144,7 @@ def test_a_question_without_answers_is_answered_and_neither_learnt_nor_measured(
 
 
 def test_columns_and_format_of_a_run_need_no_label_where_labels_are_predicted(
-    models: dict[str, str], tmp_path: Path
+    models: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stars = tmp_path / "stars.jsonl"
     rows = [{"prompt": "p", "review": f"{name[0]} {i:04}", "stars": name} for i in range(8) for name in ("ex", "why")]
@@ -162,7 +162,7 @@ def test_columns_and_format_of_a_run_need_no_label_where_labels_are_predicted(
     new.write_text('{"review": "x ab"}\n{"review": " "}\n{"review": "y cd"}\n')
     said = CliRunner().invoke(app, ["predict", str(run.path), str(new)])
     assert said.exit_code == 0, said.output
-    assert "read 3 = kept 2 + rejected 0 + filtered 1" in said.output
+    assert "read 3 = kept 2 + rejected 0 + filtered 1" in caplog.text
     assert "2 rows" in said.output
 
 
