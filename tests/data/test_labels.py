@@ -148,7 +148,7 @@ def test_records_of_another_kind_are_named() -> None:
         encode_tagged([Text("a", "here")], encoder(), None)
     with pytest.raises(DataError, match="here: the label 'B-Y' is not in the training data, which has O"):
         encode_tagged([Tagged(("a",), ("B-Y",), "here")], encoder(), {"O": 0})
-    with pytest.raises(DataError, match="^here: got a text, expected a question"):  # and names it once
+    with pytest.raises(DataError, match=r"^here: got a text, expected a question"):  # and names it once
         encode_answered([Text("a", "here")], encoder())
 
 
