@@ -21,9 +21,11 @@ from typing import Any, NamedTuple
 from benchmarks.tasks_baselines import baseline_of
 from proxtune import config as configs
 from proxtune.data.records import Record
-from proxtune.data.sources import read
-from proxtune.evaluation.metrics import Measure
+from proxtune.data.sources import in_turns, read
+from proxtune.data.template import encode
+from proxtune.evaluation.metrics import Measure, grouped
 from proxtune.evaluation.record import write_record
+from proxtune.evaluation.run import likelihoods
 from proxtune.evaluation.tasks import TASKS
 from proxtune.evaluation.tasks.writing import HEADLINES
 from proxtune.runs import Run
@@ -70,6 +72,10 @@ ALL = {
         Task("relation", "data/relations/test.jsonl", passes=1),
         Task("questions", "data/questions/test.jsonl", passes=1),
         Task("headlines", "bundled:bbc-headlines-test", ("decoder",)),
+        Task("answers", "data/answers/test.jsonl", ("decoder",)),
+        Task("triples", "data/triples/test.jsonl", ("decoder",)),
+        Task("dialogue", "bundled:chitchat-dialogues-test", ("decoder",)),
+        Task("translation", "data/translation/test.jsonl", ("scratch",)),
     )
 }
 
@@ -104,10 +110,15 @@ def train(task: Task, model: str, seed: int) -> Trained:
     return Trained(path, minutes, gib)
 
 
-def measured(name: str, records: Sequence[Record]) -> tuple[str, Measure]:
-    """(the task's headline figure, all figures) of a run on test rows."""
-    model = outcome.open_model(name)
-    result = outcome.predict(model, list(records))
+def measured(task: Task, name: str, records: Sequence[Record]) -> tuple[str, Measure]:
+    """(the task's headline figure, all figures) of a model on test rows."""
+    config, model = configs.load(SFTRun, [f"recipe:{task.recipe}"]), outcome.open_model(name)
+    if _is_language(config):
+        limits: dict[str, Any] = {"max_length": config.data.max_length, "too_long": config.data.too_long}
+        examples, _ = encode(records, model.lm.tokenizer, **limits)
+        return "perplexity", grouped(likelihoods(model.lm, examples), [example.where for example in examples])
+    tokens = config.task.answer_tokens if config.task.answers else None
+    result = outcome.predict(model, list(records), task=config.task.answers, answer_tokens=tokens)
     headline = TASKS[result.kind].headline if result.kind in TASKS else HEADLINES[result.kind]
     return headline, result.measured()
 
@@ -115,11 +126,9 @@ def measured(name: str, records: Sequence[Record]) -> tuple[str, Measure]:
 def untuned(task: Task, records: Sequence[Record]) -> float:
     """The headline of the recipe's model before its first step: as it is, or a new head on pretrained states."""
     config = configs.load(SFTRun, [f"recipe:{task.recipe}"])
-    if config.task.answers is not None:
-        model = outcome.open_model(config.model.name)
-        given = {"task": config.task.answers, "answer_tokens": config.task.answer_tokens}
-        said = outcome.predict(model, list(records), **given)
-        return float(said.measured().values()[HEADLINES[config.task.answers]])
+    if config.task.kind == "language":
+        headline, measure = measured(task, config.model.name, records)
+        return float(measure.values()[headline])
     job = sft_job(configs.load(SFTRun, [f"recipe:{task.recipe}"], ["training.steps=1"]))
     algorithm: Any = job.algorithm
     examples, _ = algorithm.task.read(records, outcome.reading_of(algorithm.model))
@@ -130,7 +139,8 @@ def untuned(task: Task, records: Sequence[Record]) -> float:
 def results(names: Sequence[str], models: Sequence[str], seeds: Sequence[int], *, again: bool) -> None:
     """Train, measure, and write the records."""
     for task in (ALL[name] for name in names):
-        records = read(task.test, duplicates="keep").records
+        config = configs.load(SFTRun, [f"recipe:{task.recipe}"])
+        records = in_turns(read(task.test, duplicates="keep"), config.data).records
         for model in [model for model in models if model in task.models]:
             record = RECORDS / f"{task.recipe}_{model}.json"
             if record.exists() and not again:
@@ -141,20 +151,20 @@ def results(names: Sequence[str], models: Sequence[str], seeds: Sequence[int], *
 
 def write(task: Task, model: str, seeds: Sequence[int], runs: Sequence[Trained], records: Sequence[Record]) -> None:
     """The record of a task and model: the first seed with its interval, the others beside it."""
-    found = [measured(str(run.path), records) for run in runs]
+    found = [measured(task, str(run.path), records) for run in runs]
     headline, first = found[0]
     interval = first.intervals(seed=0)[headline]
-    kind, train_data = _learnt(task)
-    simple = baseline_of(kind, train_data, records)
-    name, base = simple
+    before = untuned(task, records) if model == "encoder" or task.models == ("decoder",) else None
+    name, base = simple(task, records, before)
+    wins = interval.mean < base if headline == "perplexity" else interval.mean > base
     write_record(
         RECORDS / f"{task.recipe}_{model}.json",
         claim=f"{task.recipe}, {headline} of the {model} on {len(records)} test rows",
         value=interval.mean,
         unit=headline,
         interval=(interval.low, interval.high),
-        goal=f"> {base:.3f}, {name}",
-        holds=interval.mean > base,
+        goal=f"{'<' if headline == 'perplexity' else '>'} {base:.3f}, {name}",
+        holds=wins,
         against=name,
         seeds=seeds,
         command=f"python -m benchmarks.tasks results --task {task.recipe} --model {model}",
@@ -163,21 +173,29 @@ def write(task: Task, model: str, seeds: Sequence[int], runs: Sequence[Trained],
             "figures": first.values(),
             "seeds": {str(seed): m.values()[headline] for seed, (_, m) in zip(seeds, found, strict=True)},
             "baseline": base,
-            "untuned": untuned(task, records) if model == "encoder" or task.models == ("decoder",) else None,
+            "untuned": before,
             "minutes": median(run.minutes for run in runs),
             "memory": max(run.gib for run in runs),
             "steps": len(Run.open(runs[0].path).metrics()),
             "parameters": Run.open(runs[0].path).manifest()["parameters"]["total"],
         },
-        bound=None if interval.mean > base else "loses to the simple baseline: shown as it is",
+        bound=None if wins else "loses to the simple baseline: shown as it is",
     )
     print(f"{task.recipe:10} {model:8} {headline} {interval}  {name} {base:.3f}  {runs[0].minutes:.1f} min", flush=True)
 
 
-def _learnt(task: Task) -> tuple[str, list[Record]]:
-    """(the kind of the task, the rows that its models learn from)."""
+def simple(task: Task, records: Sequence[Record], before: float | None) -> tuple[str, float]:
+    """(its name, its headline figure) of a simple baseline; of a perplexity it is the model before its first step."""
     config = configs.load(SFTRun, [f"recipe:{task.recipe}"])
-    return config.task.answers or config.task.kind, read(config.data.train, duplicates=config.data.duplicates).records
+    if _is_language(config):
+        assert before is not None
+        return "the untuned model", before
+    train = read(config.data.train, duplicates=config.data.duplicates).records
+    return baseline_of(config.task.answers or config.task.kind, train, records)
+
+
+def _is_language(config: SFTRun) -> bool:
+    return config.task.kind == "language" and config.task.answers is None
 
 
 def main() -> None:

@@ -13,14 +13,15 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import FeatureUnion
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from proxtune.data.labels import answered
-from proxtune.data.records import Answered, Completion, Labelled, Record, Tagged
+from proxtune.data.labels import answered, answers_to
+from proxtune.data.records import Completion, Labelled, Record, Tagged
 from proxtune.data.tags import entities
 from proxtune.evaluation import labels, spans, texts
 from proxtune.evaluation.tasks.classification import name_of
 from proxtune.evaluation.tasks.label_sets import names_of
 from proxtune.evaluation.tasks.regression import number_of
 from proxtune.evaluation.tasks.tagging import tags_of
+from proxtune.evaluation.tasks.writing import answer_of, triples
 
 
 def baseline_of(kind: str, train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
@@ -105,16 +106,59 @@ def _gazetteer(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, fl
 
 
 def _spans(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
-    """The last word of the context that was an answer in training."""
-    known = {answer.text for record in train if isinstance(record, Answered) for answer in record.answers}
+    """The last word of the context, or of the prompt, that was an answer in training."""
+    known = {answer for record in train for answer in _answers(record)}
 
-    def said(record: Answered) -> str:
-        words = [word.strip(".,;:!?") for word in record.context.split()]
+    def said(record: Record) -> str:
+        text = str(record.prompt) if isinstance(record, Completion) else answered(record).context
+        words = [word.strip(".,;:!?") for word in text.split()]
         return next((word for word in reversed(words) if word in known), "")
 
-    gold = [[answer.text for answer in answered(record).answers] for record in test]
-    figures = texts.answers(gold, [said(answered(record)) for record in test]).values()
+    figures = texts.answers(list(map(_answers, test)), list(map(said, test))).values()
     return "the last word that was an answer in training", figures["f1"]
+
+
+def _answers(record: Record) -> list[str]:
+    if isinstance(record, Completion):
+        return [record.completion]
+    return [answer.text for answer in answers_to(record)]
+
+
+def _triples(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
+    """An entry, with every part of its gloss that was a tail more often than not, in the relation it mostly was in."""
+    relations: dict[str, Counter[str]] = defaultdict(Counter)
+    seen = Counter[str]()
+    for record in train:
+        seen.update(set(_parts(record)))
+        for part in triples(answer_of(record)):
+            relations[part[2]][part[1]] += 1
+    known = {tail: found.most_common(1)[0][0] for tail, found in relations.items() if 2 * found.total() > seen[tail]}
+    said = [{(_entry(record)[0], known[part], part) for part in _parts(record) if part in known} for record in test]
+    figures = spans.item_sets([triples(answer_of(record)) for record in test], said).values()
+    return "the tails of the training data", figures["f1"]
+
+
+def _entry(record: Record) -> tuple[str, str]:
+    """(an entry, its gloss) of a prompt."""
+    assert isinstance(record, Completion)
+    entry, _, gloss = str(record.prompt).partition(": ")
+    return entry, gloss.partition("\nTriples:")[0]
+
+
+def _parts(record: Record) -> list[str]:
+    """Every one to three words of a gloss that stand side by side."""
+    words = re.findall(r"[\w'-]+", _entry(record)[1])
+    return [" ".join(words[at : at + n]) for at in range(len(words)) for n in (1, 2, 3)]
+
+
+def _memory(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
+    """The translation of the training sentence that is most like a sentence, by TF-IDF of its letters and words."""
+    features = _features()
+    known = features.fit_transform([str(record.prompt) for record in train if isinstance(record, Completion)])
+    asked = features.transform([str(record.prompt) for record in test if isinstance(record, Completion)])
+    nearest = np.asarray((asked @ known.T).argmax(axis=1)).ravel()
+    said = [answer_of(train[i]) for i in nearest]
+    return "translation memory", texts.translations(list(map(answer_of, test)), said).values()["chrf"]
 
 
 def _lead(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, float]:
@@ -146,4 +190,6 @@ BASELINES: dict[str, Callable[[Sequence[Record], Sequence[Record]], tuple[str, f
     "tagging": _gazetteer,
     "question_answering": _spans,
     "summarisation": _lead,
+    "triples": _triples,
+    "translation": _memory,
 }

@@ -86,7 +86,7 @@ def matrix(folder: Path, language: str) -> Iterator[str]:
     for task, models in found.items():
         record = next(models[model] for model in MODELS if model in models)
         base, untuned = record["raw"]["baseline"], record["raw"]["untuned"]
-        beaten = all(one["value"] > base for one in models.values())
+        beaten = all(one["holds"] for one in models.values())
         simple = f"{base:.3f}" if beaten else f"**{base:.3f}**"
         before = "—" if untuned is None else f"{untuned:.3f}"
         cells = [f"`{task}`", record["unit"], simple, before, *(_cell(models.get(model), language) for model in MODELS)]
