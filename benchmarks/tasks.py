@@ -72,6 +72,7 @@ ALL = {
         Task("relation", "data/relations/test.jsonl", passes=1),
         Task("questions", "data/questions/test.jsonl", passes=1),
         Task("headlines", "bundled:bbc-headlines-test", ("decoder",)),
+        Task("summaries", "data/summaries/test.jsonl", ("scratch",)),
         Task("answers", "data/answers/test.jsonl", ("decoder",)),
         Task("triples", "data/triples/test.jsonl", ("decoder",)),
         Task("dialogue", "bundled:chitchat-dialogues-test", ("decoder",)),

@@ -100,10 +100,10 @@ def tomi(folder: Path) -> Fetched:
 
 @cache
 def debian(folder: Path) -> Fetched:
-    """The indexes of Debian's packages, and of their descriptions in English and French."""
+    """The descriptions of Debian's packages in English and French."""
     apt_options(folder)
     lists = folder / "lists"
-    patterns = {"packages": "*_Packages*", "english": "*_i18n_Translation-en*", "french": "*_i18n_Translation-fr*"}
+    patterns = {"english": "*_i18n_Translation-en*", "french": "*_i18n_Translation-fr*"}
     found = {name: sorted(lists.glob(pattern)) for name, pattern in patterns.items()}
     missing = [name for name, files in found.items() if not files]
     if missing:
@@ -128,7 +128,6 @@ SOURCES: dict[str, Source] = {
     "answers": Source(STORIES, tomi, lambda files: material.answers(files["stories"])),
     "translation": Source(DESCRIPTIONS, debian, lambda files: material.translation(files["english"], files["french"])),
     "summaries": Source(DESCRIPTIONS, debian, lambda files: material.summaries(files["english"])),
-    "sections": Source(DESCRIPTIONS, debian, lambda files: material.sections(files["english"], files["packages"])),
 }
 
 

@@ -6,11 +6,10 @@ A hash decides the part and the place of a row, so that a row never changes its 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
-from proxtune.data.corpora import Part, labelled_part
+from proxtune.data.corpora import Part
 from proxtune.runs import derive_seed
 
 Row: TypeAlias = dict[str, Any]
@@ -178,29 +177,6 @@ def summaries(english: bytes) -> Parts:
     for synopsis, paragraph in sorted(_beginnings(english).values(), key=lambda pair: (len(pair[0]), pair)):
         rows.setdefault(paragraph.casefold(), {"prompt": paragraph, "completion": synopsis})
     return parts(rows.values(), lambda row: str(row["prompt"]).casefold(), percent=5, train=20_000, test=500)
-
-
-def sections(english: bytes, packages: bytes) -> Parts:
-    """The first paragraph of a package's description, labelled with its section in Debian; 20,000 and 2,000 at most.
-
-    A paragraph that stands in two sections is left out.
-    """
-    of = dict(_sections(packages.decode("utf-8")))
-    rows = [
-        {"text": paragraph, "label": of[package]}
-        for package, (_, paragraph) in _beginnings(english).items()
-        if package in of
-    ]
-    most: Mapping[Part, int] = {"train": 20_000, "test": 2_000}
-    return {part: list(islice(labelled_part(rows, part, percent=10), count)) for part, count in most.items()}
-
-
-def _sections(packages: str) -> Iterator[tuple[str, str]]:
-    for stanza in packages.split("\n\n"):
-        fields = dict(re.findall(r"^(Package|Section|Description-md5): (.+)$", stanza, re.MULTILINE))
-        if len(fields) == 3:
-            package = f"Package: {fields['Package']}\nDescription-md5: {fields['Description-md5']}"
-            yield package, fields["Section"].rpartition("/")[2]
 
 
 def _beginnings(english: bytes) -> dict[str, tuple[str, str]]:

@@ -95,4 +95,4 @@ def test_a_command_that_fails_is_named_with_what_it_said(tmp_path: Path) -> None
 
 
 def test_the_names_are_those_of_the_tasks() -> None:
-    assert list(SOURCES) == ["relations", "triples", "questions", "answers", "translation", "summaries", "sections"]
+    assert list(SOURCES) == ["relations", "triples", "questions", "answers", "translation", "summaries"]

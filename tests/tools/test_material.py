@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from proxtune.data.formats import detect, parse
 from proxtune.evaluation.tasks.writing import triples as read_triples
-from tools.material import Parts, answers, parts, questions, relations, sections, summaries, translation, triples
+from tools.material import Parts, answers, parts, questions, relations, summaries, translation, triples
 
 NOUNS = """\
   1 This software and database is being provided to you under a licence.
@@ -72,26 +72,6 @@ Package: hen
 Description-md5: 03
 Description-fr: oiseau
  Elle pond un œuf.
-"""
-
-PACKAGES = """\
-Package: fox
-Version: 1
-Description-md5: 01
-Tag: role::program,
- use::jumping
-Section: universe/games
-
-Package: fox-doc
-Description-md5: 02
-Section: {}
-
-Package: hen
-Description-md5: 03
-Section: science
-
-Package: owl
-Description-md5: 04
 """
 
 
@@ -221,9 +201,3 @@ def test_a_first_paragraph_is_summed_up_by_the_shortest_of_its_synopses() -> Non
         assert whole(summaries(index.encode())) == [
             {"prompt": "The fox is a quick animal. It jumps.", "completion": "quick brown animal"}
         ]
-
-
-def test_a_first_paragraph_is_labelled_with_its_only_section() -> None:
-    fox = {"text": "The fox is a quick animal. It jumps.", "label": "games"}
-    assert whole(sections(ENGLISH.encode(), PACKAGES.format("games").encode())) == [fox]
-    assert whole(sections(ENGLISH.encode(), PACKAGES.format("doc").encode())) == []

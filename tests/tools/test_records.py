@@ -104,7 +104,7 @@ def test_tasks_are_a_row_each_with_what_their_models_reach_and_take(tmp_path: Pa
     raw = {"baseline": 0.3, "untuned": 0.1, "minutes": 2.04, "memory": 1.26, "seeds": {"1": 0.3149}}
     record(tmp_path, "tasks/ner_encoder", unit="f1", raw=raw)
     record(tmp_path, "tasks/ner_scratch", unit="f1", raw={**raw, "seeds": {"1": 0.3149, "2": 0.33}})
-    record(tmp_path, "tasks/topic_decoder", unit="f1", raw={**raw, "baseline": 0.4, "untuned": None})
+    record(tmp_path, "tasks/topic_decoder", unit="f1", holds=False, raw={**raw, "baseline": 0.4, "untuned": None})
     record(tmp_path, "tasks/peft")
     once = "0.315 [0.240, 0.380]<br>2.0 min, 1.3 GiB"
     page = render("<!-- tasks -->\nold\n<!-- /tasks -->", tmp_path / "results", "en")
