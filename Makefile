@@ -27,8 +27,9 @@ fast: .venv ## the fast tests
 test: lint types layers ## everything that CI runs
 	CI=true OMP_NUM_THREADS=1 $(BIN)/pytest -q
 
-nightly: .venv ## the long tests: many kills, long fuzzing, soak
+nightly: .venv ## the long tests (many kills, long fuzzing, soak), and the tasks' figures that have no record yet
 	CI=true OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -q -m nightly
+	$(BIN)/python -m benchmarks.tasks results
 
 mutate: .venv ## put each small mistake into the objectives: a test must find it (ten minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.mutate

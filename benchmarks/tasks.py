@@ -157,6 +157,7 @@ def write(task: Task, model: str, seeds: Sequence[int], runs: Sequence[Trained],
     interval = first.intervals(seed=0)[headline]
     before = untuned(task, records) if model == "encoder" or task.models == ("decoder",) else None
     name, base = simple(task, records, before)
+    several = f" --seeds {' '.join(map(str, seeds))}" if len(seeds) > 1 else ""
     wins = interval.mean < base if headline == "perplexity" else interval.mean > base
     write_record(
         RECORDS / f"{task.recipe}_{model}.json",
@@ -168,7 +169,7 @@ def write(task: Task, model: str, seeds: Sequence[int], runs: Sequence[Trained],
         holds=wins,
         against=name,
         seeds=seeds,
-        command=f"python -m benchmarks.tasks results --task {task.recipe} --model {model}",
+        command=f"python -m benchmarks.tasks results --task {task.recipe} --model {model}{several}",
         measures=[*MEASURES, f"proxtune/recipes/{task.recipe}/config.yaml"],
         raw={
             "figures": first.values(),
