@@ -150,6 +150,7 @@ def counted(path: Path) -> int:
     return report.read
 
 
+@pytest.mark.slow
 @few_examples
 @given(lines=st.lists(LINES, max_size=12), end=st.sampled_from(["", "\n", "\r\n"]))
 def test_dl1_whatever_the_lines_hold_every_one_is_counted(tmp_path: Path, lines: list[str], end: str) -> None:
@@ -160,6 +161,7 @@ def test_dl1_whatever_the_lines_hold_every_one_is_counted(tmp_path: Path, lines:
     assert counted(jsonl_file) == 1 + sum(bool(line.strip()) for line in lines)
 
 
+@pytest.mark.slow
 @few_examples
 @given(lines=st.lists(LINES, max_size=12))
 def test_dl1_whatever_a_table_holds_its_rows_add_up(tmp_path: Path, lines: list[str]) -> None:

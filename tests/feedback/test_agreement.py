@@ -124,6 +124,7 @@ def test_kappa_is_that_of_scikit_learn(table: Answers, weights: Any) -> None:
     assert found.value == near(None if np.isnan(theirs) else theirs)
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(tables(), st.randoms(), st.sampled_from(ALPHAS))
 def test_neither_the_order_of_items_nor_that_of_people_matters(table: Answers, random: Any, level: Any) -> None:

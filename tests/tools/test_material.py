@@ -117,6 +117,7 @@ def test_an_entry_is_related_to_the_words_of_its_gloss() -> None:
     ]  # the dog's "pack" has two relations; a packer "packs" is not the word "pack"; a verb is no entry
 
 
+@pytest.mark.slow
 def test_no_entry_is_in_both_parts_and_none_is_there_too_often() -> None:
     made = [f"{10 + i:08} 15 n 01 town_{i % 2500} 0 001 @i 00000001 n 0000 | city {i}" for i in range(4000)]
     city = "00000001 15 n 01 city 0 000 | a large town"

@@ -58,6 +58,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.dictionaries(keys, values, max_size=4))
 def test_any_json_comes_back_as_it_was(tmp_path_factory: pytest.TempPathFactory, state: State) -> None:
@@ -121,6 +122,7 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
 # CK-4: rot
 
 
+@pytest.mark.slow
 def test_ck4_one_changed_byte_anywhere_is_found_and_named(tmp_path: Path) -> None:
     folder = save(tmp_path, 1, small_state(1))
     rng = random.Random(0)
@@ -136,6 +138,7 @@ def test_ck4_one_changed_byte_anywhere_is_found_and_named(tmp_path: Path) -> Non
     verify(folder)
 
 
+@pytest.mark.slow
 def test_ck4_two_hundred_random_flips_are_each_found_and_the_one_before_is_used(tmp_path: Path) -> None:
     save(tmp_path, 1, small_state(1))
     folder = save(tmp_path, 2, small_state(2))

@@ -170,6 +170,7 @@ def test_wa7_what_can_be_chosen_is_a_closed_list(login: Login, url: str) -> None
     assert login("root", "admin").get(url).status_code == 422
 
 
+@pytest.mark.slow
 def test_wa9_nobody_reads_or_changes_what_is_anothers_by_any_id(store: Store, login: Login) -> None:
     numbers = store.queue.add([pair(i) for i in range(6)])
     anna, berta = login("anna"), login("berta")
