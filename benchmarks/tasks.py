@@ -95,7 +95,7 @@ def train(task: Task, model: str, seed: int) -> Trained:
     own = len(task.models) == 1
     given = [f"recipe:{task.recipe}", *([] if own else MODELS[model])]
     if model == "decoder" and not own:
-        given.append(f"training.epochs={task.passes}")
+        given += [f"training.epochs={task.passes}", *(["training.eval_every=0"] if task.passes == 1 else [])]
     if not (path / "model").exists():
         subprocess.run(["rm", "-rf", str(path)], check=True)
         command = [sys.executable, "-m", "proxtune", "sft", *given, f"runs={RUNS}", f"name={path.name}", f"seed={seed}"]
