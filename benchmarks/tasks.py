@@ -23,7 +23,7 @@ from proxtune import config as configs
 from proxtune.data.records import Record
 from proxtune.data.sources import in_turns, read
 from proxtune.data.template import encode
-from proxtune.evaluation.metrics import Measure, grouped
+from proxtune.evaluation.metrics import Measure, grouped, rises
 from proxtune.evaluation.record import write_record
 from proxtune.evaluation.run import likelihoods
 from proxtune.evaluation.tasks import TASKS
@@ -158,14 +158,14 @@ def write(task: Task, model: str, seeds: Sequence[int], runs: Sequence[Trained],
     before = untuned(task, records) if model == "encoder" or task.models == ("decoder",) else None
     name, base = simple(task, records, before)
     several = f" --seeds {' '.join(map(str, seeds))}" if len(seeds) > 1 else ""
-    wins = interval.mean < base if headline == "perplexity" else interval.mean > base
+    sign, wins = (">", interval.mean > base) if rises(headline) else ("<", interval.mean < base)
     write_record(
         RECORDS / f"{task.recipe}_{model}.json",
-        claim=f"{task.recipe}, {headline} of the {model} on {len(records)} test rows",
+        claim=f"{task.recipe}, {headline} of the {model} on {len(first.rows)} test rows",
         value=interval.mean,
         unit=headline,
         interval=(interval.low, interval.high),
-        goal=f"{'<' if headline == 'perplexity' else '>'} {base:.3f}, {name}",
+        goal=f"{sign} {base:.3f}, {name}",
         holds=wins,
         against=name,
         seeds=seeds,
