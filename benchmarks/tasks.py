@@ -9,6 +9,7 @@ chosen by. What is in data/ comes from `make data`.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -179,6 +180,7 @@ def write(task: Task, model: str, seeds: Sequence[int], runs: Sequence[Trained],
             "minutes": median(run.minutes for run in runs),
             "memory": max(run.gib for run in runs),
             "steps": len(Run.open(runs[0].path).metrics()),
+            "snapshot": snapshot(task),
             "parameters": Run.open(runs[0].path).manifest()["parameters"]["total"],
         },
         bound=None if wins else "loses to the simple baseline: shown as it is",
@@ -194,6 +196,14 @@ def simple(task: Task, records: Sequence[Record], before: float | None) -> tuple
         return "the untuned model", before
     train = read(config.data.train, duplicates=config.data.duplicates).records
     return baseline_of(config.task.answers or config.task.kind, train, records)
+
+
+def snapshot(task: Task) -> dict[str, Any]:
+    """Where `make data` has the rows from, file by file; nothing, where they are of an installed package."""
+    if not task.test.startswith("data/"):
+        return {}
+    lines = json.loads((ROOT / "data" / "SNAPSHOT.json").read_text(encoding="utf-8"))
+    return {name: line for name, line in lines.items() if name.startswith(f"{Path(task.test).parent.name}/")}
 
 
 def _is_language(config: SFTRun) -> bool:

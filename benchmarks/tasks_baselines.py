@@ -141,7 +141,7 @@ def _triples(train: Sequence[Record], test: Sequence[Record]) -> tuple[str, floa
 def _entry(record: Record) -> tuple[str, str]:
     """(an entry, its gloss) of a prompt."""
     assert isinstance(record, Completion)
-    entry, _, gloss = str(record.prompt).partition(": ")
+    entry, _, gloss = str(record.prompt).removeprefix("Text: ").partition(": ")
     return entry, gloss.partition("\nTriples:")[0]
 
 

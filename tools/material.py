@@ -63,21 +63,22 @@ def _head(row: Row) -> str:
 def triples(nouns: bytes) -> Parts:
     """The same relations to be written: "ENTRY: gloss" with two or more, `head | relation | tail` a line.
 
-    They stand in the order of their tails. At most 4,000 rows are to train with and 500 are for the test, and no entry
-    is in both.
+    They stand in the order of their tails. A word stands before the entry, for many decoders hardly read what the first
+    token of all is (Xiao et al. 2024, attention sinks). At most 4,000 rows are to train with and 500 are for the test,
+    and no entry is in both.
     """
     by_text = defaultdict[str, list[Row]](list)
     for row in _related(nouns.decode("utf-8")):
         by_text[row["text"]].append(row)
     rows = [
         {
-            "prompt": f"{text}\nTriples:\n",
+            "prompt": f"Text: {text}\nTriples:\n",
             "completion": "\n".join(map(_written, sorted(found, key=lambda row: row["tail"]))),
         }
         for text, found in by_text.items()
         if len(found) > 1
     ]
-    return parts(rows, lambda row: row["prompt"].partition(": ")[0].casefold(), percent=20, train=4_000, test=500)
+    return parts(rows, lambda row: row["prompt"].split(": ")[1].casefold(), percent=20, train=4_000, test=500)
 
 
 def _written(row: Row) -> str:

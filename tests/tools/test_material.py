@@ -130,7 +130,7 @@ def test_no_entry_is_in_both_parts_and_none_is_there_too_often() -> None:
 def test_the_triples_of_a_gloss_stand_one_a_line_in_the_order_of_their_tails() -> None:
     victoria = "Victoria: capital City of the province of British Columbia; on an island"
     (row,) = whole(triples(NOUNS.encode()))  # of the others none has two
-    assert row["prompt"] == f"{victoria}\nTriples:\n"
+    assert row["prompt"] == f"Text: {victoria}\nTriples:\n"
     assert row["completion"] == "Victoria | instance_of | City\nVictoria | part_of | British Columbia"
 
 
