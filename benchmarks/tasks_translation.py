@@ -13,6 +13,7 @@ from typing import Any
 
 from sacrebleu.metrics import CHRF
 
+from benchmarks.tasks import ALL, snapshot
 from proxtune.data.records import Record
 from proxtune.data.sources import read
 from proxtune.data.template import encode_prompts
@@ -117,7 +118,7 @@ def _write(name: str, what: str, found: dict[str, Any], shared: dict[str, Any], 
         value=gain,
         interval=(low, high),
         holds=low > 0,
-        raw=found,
+        raw={**found, "snapshot": snapshot(ALL["translation"])},
         bound=None if low > 0 else bound,
         **shared,
     )
