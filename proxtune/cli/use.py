@@ -91,7 +91,7 @@ def predict(
     column: Columns = None,
     answer_tokens: AnswerTokens = None,
 ) -> None:
-    """Say for every row of a file what the model makes of it."""
+    """Say for every row of a file what the model makes of it; rows without anything to read are told and left out."""
     from proxtune.runs import write_jsonl
     from proxtune.workflows import outcome
 
@@ -100,7 +100,7 @@ def predict(
     result = outcome.predict(model, records, task=task, answer_tokens=answer_tokens)
     path = out or (Path(run) / "predictions.jsonl" if Path(run).is_dir() else Path("predictions.jsonl"))
     write_jsonl(path, outcome.rows_of(result))
-    console.print(f"{len(result.records)} rows  {path}", highlight=False)
+    console.print(f"{len(result.records)} rows  {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command(epilog="Example: proxtune chat runs/my-sft --temperature 0.7 --max-new-tokens 128")

@@ -44,7 +44,8 @@ class RewardModel:
     """A trunk and a head that give a whole answer one number: gain · head(h_last) + bias.
 
     `gain` and `bias` bring the reference answers' scores to mean 0 and standard deviation 1 (Ziegler et al. 2019).
-    `max_length` is the longest sequence, in tokens, that the model was trained on.
+    `max_length` is the longest sequence, in tokens, that the model was trained on; `ratings` are mean and deviation of
+    the ratings that it learnt from, None of one that learnt from pairs.
     """
 
     lm: LanguageModel
@@ -52,11 +53,13 @@ class RewardModel:
     max_length: int
     gain: float = 1.0
     bias: float = 0.0
+    ratings: tuple[float, float] | None = None
 
     def save(self, folder: Path) -> None:
         """A model folder with the head beside the weights."""
         self.lm.save(folder)
-        _write(self.head, {"max_length": self.max_length, "gain": self.gain, "bias": self.bias}, folder)
+        meta = {"max_length": self.max_length, "gain": self.gain, "bias": self.bias, "ratings": self.ratings}
+        _write(self.head, meta, folder)
 
     @classmethod
     def load(cls, lm: LanguageModel, folder: Path) -> "RewardModel":
@@ -69,8 +72,12 @@ class RewardModel:
         head = ScalarHead(lm.hidden_size, zero=True)
         with _reading(folder):
             length, gain, bias = int(meta["max_length"]), float(meta["gain"]), float(meta["bias"])
+            ratings = None
+            if meta.get("ratings") is not None:
+                mean, deviation = map(float, meta["ratings"])
+                ratings = mean, deviation
             head.load_state_dict(load_file(folder / FILE))
-        return cls(lm, head.to(lm.device), length, gain, bias)
+        return cls(lm, head.to(lm.device), length, gain, bias, ratings)
 
 
 class LinearHead(nn.Module):

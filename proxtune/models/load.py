@@ -166,7 +166,10 @@ def resolve(name: str) -> str:
     path = Path(name)
     if (path / "config.yaml").exists():
         if not (path / "model" / "config.json").exists():
-            raise ModelError(f"the run {path} has no model yet (no {path / 'model'}); let it finish with --resume")
+            raise ModelError(
+                f"the run {path} has no model yet (no {path / 'model'}); let it finish with --resume, or, "
+                "of a search or a loop, name one of the runs within it"
+            )
         return str(path / "model")
     if path.is_dir() and not (path / "config.json").exists():
         raise ModelError(f"{path} is neither a run (no config.yaml) nor a model folder (no config.json)")

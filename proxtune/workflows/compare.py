@@ -96,7 +96,7 @@ def compare(paths: Sequence[Path], console: Console, *, html: Path | None = None
     out = html or paths[0].parent / "compare.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, page)
-    console.print(f"page  {out}", highlight=False)
+    console.print(f"page  {out}", highlight=False, markup=False, soft_wrap=True)
     return out
 
 

@@ -44,14 +44,20 @@ def evaluate_run(
         ConfigError: the folder is not a run, or nothing was held out and no data is given.
     """
     run = Run.open(path)
-    config = configs.load(SCHEMAS[run.manifest()["command"]], [run.config_path])
+    command = run.manifest().get("command")
+    if command not in SCHEMAS:
+        raise ConfigError(
+            f"{path} is of proxtune {command}, expected a run of {', '.join(SCHEMAS)}; name one within it"
+        )
+    config = configs.load(SCHEMAS[command], [run.config_path])
     records = records_for(config.data, data, seed=config.seed, columns=columns).records
     if isinstance(config, RewardRun):
         model = reward_model_of(str(path), config.model)
+        model.gain, model.bias = 1.0, 0.0  # the scale that it learnt on, as in training
         limits: dict[str, Any] = {"max_length": model.max_length, "too_long": config.data.too_long}
         if isinstance(records[0], Rated):
             rated = _kept(encode_rated(records, model.lm.tokenizer, **limits))
-            return rating_fit(model, standardise(rated, *rating_scale(rated)))
+            return rating_fit(model, standardise(rated, *(model.ratings or rating_scale(rated))))
         return pair_accuracy(model, _kept(encode_preferences(records, model.lm.tokenizer, **limits)))
     lm = load_model(config.model.model_copy(update={"name": str(path)}))
     if isinstance(config, SFTRun):

@@ -174,7 +174,7 @@ def reward_job(config: RewardRun) -> Job:
     tune(lm, config.tuning, seed=derive_seed(config.seed, "adapter"), head=True)
     model = RewardModel(lm, head.to(lm.device), max_length=length)
     rated = train.format == "rated"
-    examples, held = _judged(train, held_out, lm, length, config.data.too_long, notes)
+    examples, held, model.ratings = _judged(train, held_out, lm, length, config.data.too_long, notes)
     best = _best(config, "eval/correlation" if rated else "eval/accuracy", held, notes)
     batches = Loader(examples, config.reward_model.batch_size, seed=config.seed)
     steps = _steps(config, batches)
@@ -262,7 +262,7 @@ def _check_room(config: PPORun, prompt: int, room: int | None) -> None:
 
 def _judged(
     train: Dataset, held_out: Dataset | None, lm: LanguageModel, length: int, too_long: TooLong, notes: list[str]
-) -> tuple[list[Any], list[Any]]:
+) -> tuple[list[Any], list[Any], tuple[float, float] | None]:
     """Pairs or rated answers to learn from, and the held-out ones; all ratings on the scale of those learnt from."""
     encode_all: Callable[..., tuple[list[Any], EncodeReport]] = (
         encode_rated if train.format == "rated" else encode_preferences
@@ -273,12 +273,12 @@ def _judged(
     if held_out is not None:
         held, report = encode_all(held_out.records, lm.tokenizer, max_length=length, too_long=too_long)
         notes.append(f"held out: {report}")
-    if train.format == "rated":
-        mean, deviation = rating_scale(examples)
-        notes.append(f"ratings: mean {mean:.3g}, standard deviation {deviation:.3g}; scores are learnt on that scale")
-        examples = standardise(examples, mean, deviation)
-        held = held and standardise(held, mean, deviation)
-    return examples, held
+    if train.format != "rated":
+        return examples, held, None
+    mean, deviation = rating_scale(examples)
+    notes.append(f"ratings: mean {mean:.3g}, standard deviation {deviation:.3g}; scores are learnt on that scale")
+    held = held and standardise(held, mean, deviation)
+    return standardise(examples, mean, deviation), held, (mean, deviation)
 
 
 def _store(config: PPORun, replay: Path | None, data: dict[str, str]) -> RolloutStore | None:

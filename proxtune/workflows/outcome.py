@@ -1,7 +1,7 @@
 """What a model says of the rows of a file: predictions, and how they are measured."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from proxtune.data.sources import DataConfig, Dataset
 from proxtune.errors import ConfigError
 from proxtune.evaluation.metrics import Measure, paired
 from proxtune.evaluation.page import Tongue, write_comparison, write_page
-from proxtune.evaluation.task import Prediction, Table, TaskConfig, reading_of
+from proxtune.evaluation.task import Prediction, Table, Task, TaskConfig, reading_of
 from proxtune.evaluation.tasks import restore
+from proxtune.evaluation.tasks.classification import Classification
+from proxtune.evaluation.tasks.label_sets import LabelSets
 from proxtune.evaluation.tasks.question_answering import said
 from proxtune.evaluation.tasks.tagging import Tagging, named
 from proxtune.evaluation.tasks.writing import WRITTEN, Writing
@@ -54,19 +56,29 @@ class Model:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Predictions for records. `measure` and `tables` need records that have labels."""
+    """Predictions for records, and the task, whose `measure` and `tables` need records that have labels."""
 
     name: str
     kind: str
     records: list[Record]
     predictions: list[Prediction]
-    measure: Callable[[Sequence[Record], Sequence[Prediction]], Measure]
-    tables: Callable[[Sequence[Record], Sequence[Prediction]], list[Table]]
+    task: Task | Writing
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def measured(self) -> Measure:
-        """The figures. Raises DataError: a record has no label."""
-        return self.measure(self.records, self.predictions)
+    def measured(self, labels: Sequence[str] = ()) -> Measure:
+        """The figures; macro averages are over `labels`, by default those of the model.
+
+        Raises DataError: a record has no label.
+        """
+        task = self.task
+        if labels and isinstance(task, Classification | LabelSets):
+            task = replace(task, labels=tuple(labels))
+        return task.measure(self.records, self.predictions)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the model may say of a row; empty for a task without classes."""
+        return self.task.labels if isinstance(self.task, Classification | LabelSets) else ()
 
 
 def open_model(name: str) -> Model:
@@ -125,7 +137,7 @@ def predict(
         examples, report = kind.read(records, reading_of(model.head))
         said_of = kind.predict(model.head, examples)
         settings = {"max_length": model.head.max_length, "rows that were cut": report.truncated}
-        return Outcome(model.name, kind.kind, records, said_of, kind.measure, kind.tables, settings)
+        return Outcome(model.name, kind.kind, records, said_of, kind, settings)
     asked = model.config.task if model.config is not None else None
     wanted = task or (asked.answers if asked is not None else None)
     chosen = next((name for name in WRITTEN if name == wanted), None)
@@ -135,7 +147,7 @@ def predict(
     tokens = answer_tokens or (asked.answer_tokens if asked is not None else TaskConfig().answer_tokens)
     writing = Writing(chosen, tokens, asked.answer_language if asked is not None else "")
     said_of = writing.predict(model.lm, records)
-    return Outcome(model.name, chosen, records, said_of, writing.measure, writing.tables, writing.settings())
+    return Outcome(model.name, chosen, records, said_of, writing, writing.settings())
 
 
 def rows_of(result: Outcome) -> Iterator[dict[str, Any]]:
@@ -169,8 +181,8 @@ def show(
 ) -> None:
     """Print the figures with their 95% intervals and the task's tables, and write the page; `data` has the rows."""
     figures = result.measured().intervals(seed=seed)
-    tables = result.tables(result.records, result.predictions)
-    read = data or "held out in training: its best step was chosen by them"
+    tables = result.task.tables(result.records, result.predictions)
+    read = data or _held_out(result.name)
     settings = {"model": result.name, "task": result.kind, "data": read, "rows": len(result.records), **result.settings}
     settings["interval"] = "1000 resamples of the rows, percentiles 2.5 and 97.5"
     shown = Grid("figure", "value", "95% interval", box=SIMPLE_HEAD)
@@ -187,11 +199,19 @@ def show(
         soft_wrap=True,
     )
     write_page(page, result.name, figures, tables, settings, tongue=tongue)
-    console.print(f"page    {page}", highlight=False)
+    console.print(f"page    {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _held_out(name: str) -> str:
+    """What the rows are that a run did not learn from."""
+    chose = Run.open(Path(name)).manifest().get("best")
+    return "held out in training" + (": its best step was chosen by them" if chose else "")
 
 
 def compare(a: Outcome, b: Outcome, console: Console, page: Path, *, tongue: Tongue = "en", seed: int = 0) -> None:
     """Print and write two outcomes on the same rows, with a paired bootstrap test of each figure.
+
+    Macro averages of both are over the labels of either, so that equal predictions have equal figures.
 
     Raises ConfigError: they are of different tasks or rows.
     """
@@ -200,7 +220,8 @@ def compare(a: Outcome, b: Outcome, console: Console, page: Path, *, tongue: Ton
             f"{a.name} ({a.kind}, {len(a.records)} rows) and {b.name} ({b.kind}, {len(b.records)} rows) cannot be "
             "compared: expected one task and the same rows; give both the same --data FILE"
         )
-    first, second = a.measured(), b.measured()
+    known = sorted({*a.labels, *b.labels})
+    first, second = a.measured(known), b.measured(known)
     gaps, before, after = paired(first, second, seed=seed), first.values(), second.values()
     shown = Grid("figure", escape(a.name), escape(b.name), "difference", "95% interval", "p", box=SIMPLE_HEAD)
     for name, gap in gaps.items():
@@ -214,7 +235,7 @@ def compare(a: Outcome, b: Outcome, console: Console, page: Path, *, tongue: Ton
         highlight=False,
     )
     write_comparison(page, (a.name, b.name), {n: (before[n], after[n], gaps[n]) for n in gaps}, tongue=tongue)
-    console.print(f"page    {page}", highlight=False)
+    console.print(f"page    {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _grid(part: Table) -> Grid:

@@ -88,7 +88,7 @@ def preview(
         console.print(f"{row.note}\n", style="dim", highlight=False)
     if out is not None:
         write_atomic(out, as_page(shown, f"{path}, read by {model}"))
-        console.print(f"page {out}", highlight=False)
+        console.print(f"page {out}", highlight=False, markup=False, soft_wrap=True)
 
 
 def as_trained(record: Record, tokenizer: Tokenizer, max_length: int) -> list[Previewed]:

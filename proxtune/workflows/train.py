@@ -83,7 +83,7 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
         manifest |= {"finished": _now(), "seconds": manifest.get("seconds", 0.0) + time.perf_counter() - began}
         run.write_manifest(manifest)
         report = write_report(run, extra=block(run))
-        console.print(f"model   {run.model}\nreport  {report}", highlight=False)
+        console.print(f"model   {run.model}\nreport  {report}", highlight=False, markup=False, soft_wrap=True)
     return run
 
 

@@ -66,7 +66,7 @@ def tune(
         values = {each.value for each in ended if each.value is not None}
         importance = study.importance() if len(values) > 1 and _finished(ended) >= ENOUGH else {}
         write_atomic(run.path / "tune.html", page(config.name, metric, direction, ended, importance))
-        console.print(f"page    {run.path / 'tune.html'}", highlight=False)
+        console.print(f"page    {run.path / 'tune.html'}", highlight=False, markup=False, soft_wrap=True)
         manifest |= {"finished": _now(), "seconds": manifest.get("seconds", 0.0) + time.perf_counter() - began}
         run.write_manifest(manifest)
         best = best_of(ended, direction)

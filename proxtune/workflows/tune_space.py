@@ -23,7 +23,7 @@ class Parameter(Section):
     """The values that one option may take: a range, or a list of choices."""
 
     low: int | float | None = Field(None, description="smallest value")
-    high: int | float | None = Field(None, description="largest value, itself among them")
+    high: int | float | None = Field(None, description="largest value, itself among them if steps lead to it")
     log: bool = Field(False, description="draw evenly in the logarithm: for values of several powers of ten")
     step: int | float | None = Field(None, gt=0, description="distance of neighbouring values; by default any, or 1")
     choices: list[Value] | None = Field(None, min_length=1, description="the values themselves, in place of a range")
@@ -38,6 +38,8 @@ class Parameter(Section):
             yield "log", f"low={self.low} has no logarithm; set low above 0, or log=false"
         elif self.log and self.step is not None:
             yield "step", "steps are even and logarithms are not; leave out step, or log"
+        elif self.step is not None and self.low + self.step > self.high:
+            yield "step", f"low={self.low} and one step are above high={self.high}, which leaves one value to try"
 
     @property
     def ends(self) -> list[Value]:
@@ -119,8 +121,14 @@ SEARCHES: dict[str, type[Search]] = {"sft": SFTSearch, "reward": RewardSearch, "
 
 def with_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """The config with other values at dotted keys. Raises ConfigError: it would not be valid."""
-    sections = [f"{name}={json.dumps(section)}" for name, section in base.model_dump(mode="json").items()]
-    return load(type(base), [], [*sections, *(f"{key}={json.dumps(value)}" for key, value in values.items())])
+    sections = [
+        f"{name}={json.dumps(section, ensure_ascii=False)}" for name, section in base.model_dump(mode="json").items()
+    ]
+    return load(
+        type(base),
+        [],
+        [*sections, *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())],
+    )
 
 
 def is_whole(schema: type[Section], name: str) -> bool:

@@ -109,7 +109,10 @@ def test_rated_rows_become_a_reward_model_by_command(tmp_path: Path) -> None:
     assert any(note.startswith("ratings: mean") for note in job.notes)
     run = execute(job, console=Console(quiet=True))
     assert run.metrics()[-1]["eval/correlation"] > 0.9
-    assert evaluate_run(run.path)["eval/correlation"] == pytest.approx(run.metrics()[-1]["eval/correlation"], abs=1e-3)
+    logged = {name: value for name, value in run.metrics()[-1].items() if name.startswith("eval/")}
+    assert evaluate_run(run.path) == pytest.approx(logged, abs=1e-3)
+    (tmp_path / "one.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert evaluate_run(run.path, tmp_path / "one.jsonl").keys() == {"eval/loss", "eval/error"}
 
 
 def reward_of(tmp_path: Path, rows: list[dict[str, Any]], *options: str) -> Job:
@@ -157,6 +160,7 @@ def test_the_best_evaluation_becomes_the_reward_model_and_worse_ones_end_the_run
     accuracies = {row["step"]: row["eval/accuracy"] for row in run.metrics() if "eval/loss" in row}
     found = evaluate_run(run.path)
     assert found["eval/accuracy"] == accuracies[best] != accuracies[max(losses)]
+    assert found["eval/loss"] == pytest.approx(losses[best], abs=1e-3)
 
 
 def test_a_plateau_lowers_the_rate_of_a_reward_model(tmp_path: Path) -> None:

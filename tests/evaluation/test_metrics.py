@@ -114,6 +114,13 @@ def test_without_a_difference_p_is_below_0_1_in_about_one_tenth() -> None:
     assert 8 <= sum(small) <= 32
 
 
+@given(seed=st.integers(0, 1000), gain=st.floats(-1, 1))
+def test_p_is_below_0_05_exactly_where_the_interval_leaves_out_0(seed: int, gain: float) -> None:
+    rng = np.random.default_rng(seed)
+    found = paired(of(list(rng.normal(size=30))), of(list(gain + rng.normal(size=30))), seed=seed)["mean"]
+    assert (found.p < 0.05) == (not found.low <= 0 <= found.high)
+
+
 def test_systems_on_other_rows_are_not_compared() -> None:
     with pytest.raises(DataError, match="2 rows against 3"):
         paired(of([0.0, 1.0]), of([0.0, 1.0, 1.0]), seed=0)

@@ -1,7 +1,9 @@
 """Every kind of task learns from a file, by an encoder and by a decoder, and its run says the same again."""
 
+import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from proxtune import config as configs
 from proxtune.cli import app
 from proxtune.data.records import Answered, Completion, Labelled
 from proxtune.errors import ConfigError, DataError
+from proxtune.evaluation.tasks.classification import Classification
 from proxtune.evaluation.tasks.writing import Writing
 from proxtune.rollouts.sampling import SamplingConfig
 from proxtune.runs import Run
@@ -171,6 +174,32 @@ def test_a_label_that_training_did_not_have_is_named_with_its_row(trained: Run, 
     said = CliRunner().invoke(app, ["eval", str(trained.path), "--data", str(tmp_path / "rows.jsonl")])
     assert isinstance(said.exception, DataError)
     assert re.search(r"rows\.jsonl:2: the label 'neutral' is none that the model was trained for", str(said.exception))
+
+
+def test_equal_predictions_have_equal_figures_whatever_else_a_model_might_have_said(
+    trained: Run, tmp_path: Path
+) -> None:
+    """A label that one model alone knows would count as a wrong one in its macro average."""
+    model = outcome.open_model(str(trained.path))
+    one = outcome.predict(model, outcome.records_of(model, None).records)
+    assert isinstance(one.task, Classification)
+    other = replace(one, task=replace(one.task, labels=(*one.task.labels, "zed")))
+    assert one.measured().values()["macro_f1"] > other.measured().values()["macro_f1"]
+    console = Console(record=True, width=120, file=io.StringIO())
+    outcome.compare(one, other, console, tmp_path / "page.html")
+    (line,) = re.findall(r"macro_f1.*", console.export_text())
+    assert line.split()[3] == "+0.0000"
+
+
+def test_held_out_rows_are_said_to_have_chosen_only_where_they_did(
+    trained: Run, models: dict[str, str], tmp_path: Path
+) -> None:
+    more = ["training.steps=2", "training.best_by=null", "name=a[b]"]
+    plain = execute(job("classification", models["encoder"], tmp_path, *more), console=quiet())
+    for run, said in ((trained, True), (plain, False)):
+        result = CliRunner().invoke(app, ["eval", str(run.path)])
+        assert ("its best step was chosen by them" in result.output) is said
+    assert str(plain.path / "eval.html") in result.output  # brackets and all
 
 
 def test_what_eval_would_not_use_is_refused(trained: Run) -> None:

@@ -25,6 +25,7 @@ from proxtune.cli import app
 from proxtune.errors import ConfigError, ModelError
 from proxtune.runs import Run, is_running
 from proxtune.training.stop import Stopped
+from proxtune.workflows.evaluate import evaluate_run
 from proxtune.workflows.schemas import SFTRun
 from proxtune.workflows.tune import behind, tune
 from proxtune.workflows.tune_page import Ended, best_of, page
@@ -103,6 +104,7 @@ def states(folder: Path) -> list[str]:
         ({"name": {"choices": ["a"]}}, "is set by the search"),
         ({RATE: {"low": 0, "high": 1, "log": True}}, "low=0 has no logarithm"),
         ({RATE: {"low": 1e-5, "high": 1, "log": True, "step": 1e-5}}, "leave out step, or log"),
+        ({RATE: {"low": 1e-5, "high": 1e-3, "step": 1}}, "leaves one value to try"),
         ({RATE: {"low": 1e-5}}, "expected low and high, or choices"),
         ({RATE: {"low": 1e-5, "choices": [1e-5]}}, "choices stand alone"),
         ({RATE: {"lowest": 1e-5}}, "did you mean search.space.optim.learning_rate.low?"),
@@ -148,8 +150,15 @@ def test_metric_and_direction_are_those_of_the_run_unless_they_are_given(
 def test_the_base_is_the_config_without_its_search_and_takes_values_by_dotted_key(tmp_path: Path) -> None:
     base = loaded(written(tmp_path)).base
     assert type(base) is SFTRun
-    changed = with_values(base, {"sft.batch_size": 4, "training.best_by": None, "data.columns": {"a": "b.c"}})
+    values = {
+        "sft.batch_size": 4,
+        "training.best_by": None,
+        "data.columns": {"a": "b.c"},
+        "data.train": "\U0001f600.csv",
+    }
+    changed = with_values(base, values)
     assert (changed.sft.batch_size, changed.training.best_by) == (4, None)
+    assert with_values(changed, {}).data.train == Path("\U0001f600.csv")
     assert with_values(base, {}) == base
 
 
@@ -445,6 +454,8 @@ def test_a_search_killed_in_four_ways_ends_as_if_it_had_not_been(tmp_path: Path)
 def test_a_finished_search_is_left_alone_and_may_be_given_more_trials(tmp_path: Path) -> None:
     path = written(tmp_path, trials=1)
     searched(loaded(path))
+    with pytest.raises(ConfigError, match="is of proxtune tune, expected a run of sft, reward, ppo"):
+        evaluate_run(tmp_path / "search")
     with pytest.raises(ConfigError, match="add `--resume`"):
         searched(loaded(path))
     with pytest.raises(ConfigError, match=r"another config:\n  search:    learning_rate"):

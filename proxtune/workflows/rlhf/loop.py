@@ -298,7 +298,7 @@ def rlhf(config: RLHFRun, *, resume: bool, console: Console) -> Run:
             )
         with Store.create(config.store or run.path / "labels.db") as store:
             Loop(config, run, store, console).go()
-        console.print(f"status  {page.path_of(run)}", highlight=False)
+        console.print(f"status  {page.path_of(run)}", highlight=False, markup=False, soft_wrap=True)
     return run
 
 
