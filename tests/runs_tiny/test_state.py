@@ -85,6 +85,7 @@ DERIVED: dict[type, dict[str, str]] = {
         "max_length": "the run's config",
         "gain": "set once the training has ended, from the model and the data",
         "bias": "like gain",
+        "ratings": "mean and deviation of the ratings of the data",
     },
     Ptx: dict.fromkeys(("policy", "examples", "config", "seed"), "the policy, data and config of the run"),
     WeightedSum: {"rewards": "the run's config and command line", "parts": "of the last call"},
