@@ -29,6 +29,7 @@ test: lint types layers ## everything that CI runs
 
 nightly: .venv ## the long tests (many kills, long fuzzing, soak), and the tasks' figures that have no record yet
 	CI=true OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(BIN)/pytest -q -m nightly
+	$(MAKE) --no-print-directory data
 	$(BIN)/python -m benchmarks.tasks results
 
 mutate: .venv ## put each small mistake into the objectives: a test must find it (ten minutes)

@@ -23,14 +23,13 @@ from benchmarks.tasks_baselines import baseline_of
 from proxtune import config as configs
 from proxtune.data.records import Record
 from proxtune.data.sources import in_turns, read
-from proxtune.data.template import encode
-from proxtune.evaluation.metrics import Measure, grouped, rises
+from proxtune.evaluation.metrics import Measure, rises
 from proxtune.evaluation.record import write_record
-from proxtune.evaluation.run import likelihoods
 from proxtune.evaluation.tasks import TASKS
 from proxtune.evaluation.tasks.writing import HEADLINES
 from proxtune.runs import Run
 from proxtune.workflows import outcome
+from proxtune.workflows.evaluate import language_measure
 from proxtune.workflows.jobs import sft_job
 from proxtune.workflows.schemas import SFTRun
 
@@ -57,6 +56,16 @@ class Task(NamedTuple):
     test: str
     models: tuple[str, ...] = tuple(MODELS)
     passes: int = 2  # one where rows are many or long: a decoder reads some 300 tokens a second on one core
+
+    def config(self, *overrides: str) -> SFTRun:
+        """The recipe's."""
+        return configs.load(SFTRun, [f"recipe:{self.recipe}"], overrides)
+
+    @property
+    def is_language(self) -> bool:
+        """Whether the likelihood of given text is all that is measured."""
+        task = self.config().task
+        return task.kind == "language" and task.answers is None
 
 
 ALL = {
@@ -114,11 +123,9 @@ def train(task: Task, model: str, seed: int) -> Trained:
 
 def measured(task: Task, name: str, records: Sequence[Record]) -> tuple[str, Measure]:
     """(the task's headline figure, all figures) of a model on test rows."""
-    config, model = configs.load(SFTRun, [f"recipe:{task.recipe}"]), outcome.open_model(name)
-    if _is_language(config):
-        limits: dict[str, Any] = {"max_length": config.data.max_length, "too_long": config.data.too_long}
-        examples, _ = encode(records, model.lm.tokenizer, **limits)
-        return "perplexity", grouped(likelihoods(model.lm, examples), [example.where for example in examples])
+    config, model = task.config(), outcome.open_model(name)
+    if task.is_language:
+        return "perplexity", language_measure(model.lm, records, config.data)
     tokens = config.task.answer_tokens if config.task.answers else None
     result = outcome.predict(model, list(records), task=config.task.answers, answer_tokens=tokens)
     headline = TASKS[result.kind].headline if result.kind in TASKS else HEADLINES[result.kind]
@@ -127,11 +134,11 @@ def measured(task: Task, name: str, records: Sequence[Record]) -> tuple[str, Mea
 
 def untuned(task: Task, records: Sequence[Record]) -> float:
     """The headline of the recipe's model before its first step: as it is, or a new head on pretrained states."""
-    config = configs.load(SFTRun, [f"recipe:{task.recipe}"])
+    config = task.config()
     if config.task.kind == "language":
         headline, measure = measured(task, config.model.name, records)
         return float(measure.values()[headline])
-    job = sft_job(configs.load(SFTRun, [f"recipe:{task.recipe}"], ["training.steps=1"]))
+    job = sft_job(task.config("training.steps=1"))
     algorithm: Any = job.algorithm
     examples, _ = algorithm.task.read(records, outcome.reading_of(algorithm.model))
     figures = algorithm.task.measure(records, algorithm.task.predict(algorithm.model, examples)).values()
@@ -141,12 +148,12 @@ def untuned(task: Task, records: Sequence[Record]) -> float:
 def results(names: Sequence[str], models: Sequence[str], seeds: Sequence[int], *, again: bool) -> None:
     """Train, measure, and write the records."""
     for task in (ALL[name] for name in names):
-        config = configs.load(SFTRun, [f"recipe:{task.recipe}"])
-        records = in_turns(read(task.test, duplicates="keep"), config.data).records
-        for model in [model for model in models if model in task.models]:
-            record = RECORDS / f"{task.recipe}_{model}.json"
-            if record.exists() and not again:
-                continue
+        recorded = [] if again else [m for m in models if (RECORDS / f"{task.recipe}_{m}.json").exists()]
+        wanted = [model for model in models if model in task.models and model not in recorded]
+        if not wanted:
+            continue
+        records = in_turns(read(task.test, duplicates="keep"), task.config().data).records
+        for model in wanted:
             runs = [train(task, model, seed) for seed in seeds]
             write(task, model, seeds, runs, records)
 
@@ -190,8 +197,8 @@ def write(task: Task, model: str, seeds: Sequence[int], runs: Sequence[Trained],
 
 def simple(task: Task, records: Sequence[Record], before: float | None) -> tuple[str, float]:
     """(its name, its headline figure) of a simple baseline; of a perplexity it is the model before its first step."""
-    config = configs.load(SFTRun, [f"recipe:{task.recipe}"])
-    if _is_language(config):
+    config = task.config()
+    if task.is_language:
         assert before is not None
         return "the untuned model", before
     train = read(config.data.train, duplicates=config.data.duplicates).records
@@ -204,10 +211,6 @@ def snapshot(task: Task) -> dict[str, Any]:
         return {}
     lines = json.loads((ROOT / "data" / "SNAPSHOT.json").read_text(encoding="utf-8"))
     return {name: line for name, line in lines.items() if name.startswith(f"{Path(task.test).parent.name}/")}
-
-
-def _is_language(config: SFTRun) -> bool:
-    return config.task.kind == "language" and config.task.answers is None
 
 
 def main() -> None:

@@ -12,13 +12,14 @@ from proxtune.data.bundled import resolve
 from proxtune.data.cells import MalformedRowError, Row, renamed
 from proxtune.data.files import rows
 from proxtune.data.formats import Format, parse
-from proxtune.data.records import Rated
+from proxtune.data.records import Rated, Record
 from proxtune.data.sift import Duplicates
 from proxtune.data.sources import DataConfig, Dataset, in_turns, load, read
 from proxtune.data.template import EncodeReport, encode, encode_preferences, encode_prompts, encode_rated
 from proxtune.errors import ConfigError
-from proxtune.evaluation.metrics import Interval, grouped
+from proxtune.evaluation.metrics import Interval, Measure, grouped
 from proxtune.evaluation.run import likelihoods, pair_accuracy, rating_fit
+from proxtune.models.language_model import LanguageModel
 from proxtune.models.load import load as load_model
 from proxtune.runs import Run
 from proxtune.workflows.rewards import build_judges, build_reward, functions_of, mean_scores, reward_model_of
@@ -61,16 +62,21 @@ def evaluate_run(
         return pair_accuracy(model, _kept(encode_preferences(records, model.lm.tokenizer, **limits)))
     lm = load_model(config.model.model_copy(update={"name": str(path)}))
     if isinstance(config, SFTRun):
-        length = config.data.max_length or lm.context
-        examples = _kept(encode(records, lm.tokenizer, max_length=length, too_long=config.data.too_long))
-        measure = grouped(likelihoods(lm, examples), [example.where for example in examples])
-        return {f"eval/{name}": value for name, value in measure.intervals(seed=0).items()}
+        measured = language_measure(lm, records, config.data).intervals(seed=0)
+        return {f"eval/{name}": value for name, value in measured.items()}
     length = config.data.max_length or lm.context - config.rollout.max_new_tokens
     prompts = _kept(encode_prompts(records, lm.tokenizer, max_length=length, too_long=config.data.too_long))
     functions = functions_of(config.reward, rewards)
     reward, _ = build_reward(config.reward, config.model, functions, lm)
     judges = build_judges(config.reward, config.model, (), reward, lm)
     return mean_scores(lm, {"eval/score": reward, **judges}, prompts, config.rollout, seed=config.seed)
+
+
+def language_measure(lm: LanguageModel, records: Sequence[Record], config: DataConfig) -> Measure:
+    """Loss and perplexity of what a run of that config learns of records; the turns of a conversation are one row."""
+    length = config.max_length or lm.context
+    examples = _kept(encode(records, lm.tokenizer, max_length=length, too_long=config.too_long))
+    return grouped(likelihoods(lm, examples), [example.where for example in examples])
 
 
 def records_for(

@@ -59,7 +59,6 @@ class Outcome:
     """Predictions for records, and the task, whose `measure` and `tables` need records that have labels."""
 
     name: str
-    kind: str
     records: list[Record]
     predictions: list[Prediction]
     task: Task | Writing
@@ -74,6 +73,11 @@ class Outcome:
         if labels and isinstance(task, Classification | LabelSets):
             task = replace(task, labels=tuple(labels))
         return task.measure(self.records, self.predictions)
+
+    @property
+    def kind(self) -> str:
+        """The name of the task."""
+        return self.task.kind
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -137,7 +141,7 @@ def predict(
         examples, report = kind.read(records, reading_of(model.head))
         said_of = kind.predict(model.head, examples)
         settings = {"max_length": model.head.max_length, "rows that were cut": report.truncated}
-        return Outcome(model.name, kind.kind, records, said_of, kind, settings)
+        return Outcome(model.name, records, said_of, kind, settings)
     asked = model.config.task if model.config is not None else None
     wanted = task or (asked.answers if asked is not None else None)
     chosen = next((name for name in WRITTEN if name == wanted), None)
@@ -147,7 +151,7 @@ def predict(
     tokens = answer_tokens or (asked.answer_tokens if asked is not None else TaskConfig().answer_tokens)
     writing = Writing(chosen, tokens, asked.answer_language if asked is not None else "")
     said_of = writing.predict(model.lm, records)
-    return Outcome(model.name, chosen, records, said_of, writing, writing.settings())
+    return Outcome(model.name, records, said_of, writing, writing.settings())
 
 
 def rows_of(result: Outcome) -> Iterator[dict[str, Any]]:

@@ -121,14 +121,8 @@ SEARCHES: dict[str, type[Search]] = {"sft": SFTSearch, "reward": RewardSearch, "
 
 def with_values(base: RunConfig, values: Mapping[str, Any]) -> RunConfig:
     """The config with other values at dotted keys. Raises ConfigError: it would not be valid."""
-    sections = [
-        f"{name}={json.dumps(section, ensure_ascii=False)}" for name, section in base.model_dump(mode="json").items()
-    ]
-    return load(
-        type(base),
-        [],
-        [*sections, *(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items())],
-    )
+    given = [*base.model_dump(mode="json").items(), *values.items()]
+    return load(type(base), [], [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given])
 
 
 def is_whole(schema: type[Section], name: str) -> bool:
