@@ -4,12 +4,12 @@ import shlex
 import sys
 
 import typer
-from rich.console import Console
 
 from proxtune.cli import data, doctor, label, rlhf, runs, simulate, start, train, tune, use
 from proxtune.cli.app import app
 from proxtune.errors import ProxtuneError
 from proxtune.training.stop import Stopped, listening
+from proxtune.workflows.terminal import terminal
 
 __all__ = ["app", "data", "doctor", "label", "main", "rlhf", "runs", "simulate", "start", "train", "tune", "use"]
 
@@ -24,7 +24,7 @@ def main() -> None:
         with listening():
             app()
     except ProxtuneError as error:
-        Console(stderr=True).print(f"[bold red]{type(error).__name__}[/bold red]")
+        terminal(stderr=True).print(type(error).__name__, style="bold red")
         typer.echo("\n".join([str(error), *_saved(error)]), err=True)
         sys.exit(1)
     except Stopped as stopped:

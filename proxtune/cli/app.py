@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from rich.console import Console
 
 from proxtune.errors import ConfigError
+from proxtune.workflows.terminal import terminal
 
 if TYPE_CHECKING:
     from proxtune.config import Section
@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console()
+console = terminal()
 
 Configs = Annotated[
     list[str] | None,

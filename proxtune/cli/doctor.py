@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from proxtune.cli.app import Configs, InitFrom, app, console, load_config, sources
 from proxtune.errors import ConfigError
+from proxtune.workflows.terminal import terminal
 
 
 @app.command(epilog="Example: proxtune doctor --verify ppo.yaml --reward my_rewards.py:brevity")
@@ -47,7 +47,7 @@ def doctor(
     config = load_config(SCHEMAS[command], configs, init_from)
     with tempfile.TemporaryDirectory() as folder:
         build = verifying.builder(config, reward or (), Path(folder))
-        findings = verifying.verify(build, Console(stderr=True) if as_json else console, seconds=seconds)
+        findings = verifying.verify(build, terminal(stderr=True) if as_json else console, seconds=seconds)
     if as_json:
         typer.echo(json.dumps(verifying.as_json(findings), indent=2))
     else:

@@ -75,9 +75,9 @@ def _figures_of(name: str, data: Path | None, rewards: Sequence[str], columns: M
     figures = evaluate_run(Path(name), data, rewards, columns)
     for figure, value in figures.items():
         shown = f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]" if isinstance(value, Interval) else value
-        console.print(f"{figure:20} {shown}", highlight=False, markup=False)
+        console.print(f"{figure:20} {shown}")
     if any(isinstance(value, Interval) for value in figures.values()):
-        console.print("95% intervals: 1000 resamples of the rows", style="dim", highlight=False)
+        console.print("95% intervals: 1000 resamples of the rows", style="dim")
 
 
 @app.command(epilog="Example: proxtune predict runs/my-sft reviews.csv --column text=review --out said.jsonl")
@@ -100,7 +100,7 @@ def predict(
     result = outcome.predict(model, records, task=task, answer_tokens=answer_tokens)
     path = out or (Path(run) / "predictions.jsonl" if Path(run).is_dir() else Path("predictions.jsonl"))
     write_jsonl(path, outcome.rows_of(result))
-    console.print(f"{len(result.records)} rows  {path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{len(result.records)} rows  {path}", soft_wrap=True)
 
 
 @app.command(epilog="Example: proxtune chat runs/my-sft --temperature 0.7 --max-new-tokens 128")

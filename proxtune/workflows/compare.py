@@ -59,7 +59,7 @@ def list_runs(folder: Path, console: Console) -> None:
         raise ConfigError(f"no such folder: {folder}; name the folder that holds runs, by default runs")
     found = [overview(path, str(path.relative_to(folder)) if path != folder else path.name) for path in _runs(folder)]
     if not found:
-        console.print(f"no run in {folder}; `proxtune demo` or `proxtune sft` makes one", highlight=False)
+        console.print(f"no run in {folder}; `proxtune demo` or `proxtune sft` makes one")
         return
     widths = {"state": 9, "last figures": 18, "began": 10}
     columns = (Column(name, overflow="fold", min_width=widths.get(name), no_wrap=name == "began") for name in COLUMNS)
@@ -96,7 +96,7 @@ def compare(paths: Sequence[Path], console: Console, *, html: Path | None = None
     out = html or paths[0].parent / "compare.html"
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, page)
-    console.print(f"page  {out}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"page  {out}", soft_wrap=True)
     return out
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -77,16 +76,16 @@ def show(checked: Checked, console: Console, *, model: str | None, eval_path: Pa
     """Print the report: counts, what was left out and why, lengths, labels, duplicates, leaks."""
     fates = checked.fates
     title = f"{checked.path}: {checked.codec}, format {checked.format or 'unknown'}"
-    console.print(title, style="bold", highlight=False, markup=False, soft_wrap=True)
+    console.print(title, style="bold", soft_wrap=True)
     counts = " + ".join(f"{fate} {fates[fate]:,}" for fate in ("kept", "rejected", "filtered", "duplicate"))
-    console.print(f"read {checked.read:,} = {counts}", highlight=False)
+    console.print(f"read {checked.read:,} = {counts}")
     for table in _tables(checked):
         console.print(table)
     for line in _lines(checked, model, eval_path):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
     if fix is not None:
         left = f"the {checked.read - fates['kept'] + checked.leaked.count:,} others with their reasons"
-        console.print(f"wrote {fix}, and {left}: {rejects_path(fix)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"wrote {fix}, and {left}: {rejects_path(fix)}", soft_wrap=True)
 
 
 def _tables(checked: Checked) -> Iterator[Table]:
@@ -94,7 +93,7 @@ def _tables(checked: Checked) -> Iterator[Table]:
         table = Table("fate", "reason", "rows", "first at line", title="Left out", title_justify="left")
         table.columns[2].justify = "right"
         for (fate, reason), places in sorted(checked.left_out.items(), key=lambda item: -item[1].count):
-            table.add_row(fate, escape(reason), f"{places.count:,}", _numbers(places))
+            table.add_row(fate, reason, f"{places.count:,}", _numbers(places))
         yield table
     if checked.characters:
         yield _length_table(checked.characters | ({"tokens": checked.tokens} if checked.tokens else {}))
@@ -131,7 +130,7 @@ def _label_table(labels: Counter[str], kind: Format | None) -> Table:
     table = Table(*heads, "share", title=title, title_justify="left")
     total = labels.total()
     for label, count in labels.most_common(LABELS):
-        table.add_row(escape(label[:60]), f"{count:,}", f"{count / total:.1%}")
+        table.add_row(label[:60], f"{count:,}", f"{count / total:.1%}")
     if len(labels) > LABELS:
         others = "at least " * (len(labels) == DIFFERENT) + f"{len(labels) - LABELS:,} others"
         table.add_row(others, "", "")

@@ -66,7 +66,7 @@ def split_file(
         write_jsonl(file, (row.row for row, where in zip(found, parts, strict=True) if where == part))
     console.print(_table(found, parts, files))
     if empty:
-        console.print(f"left out: {empty:,} rows with nothing to learn", highlight=False)
+        console.print(f"left out: {empty:,} rows with nothing to learn")
 
 
 def _read(sieve: Sieve, group: str | None, encoding: Encoding) -> tuple[list[Row], int]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from proxtune import charts
 from proxtune import config as configs
@@ -70,11 +70,10 @@ def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list
         film_reviews.write_parts(parts, folder / "data", pairs=PAIRS, held_out=HELD_OUT)
         console.print(
             f"{len(reviews):,} film reviews, {parts.duplicates} duplicates dropped, in parts that share none",
-            highlight=False,
         )
         _announce(console)
         stages = [_stage(folder, name, seed, console) for name in ("sft", "reward", "ppo")]
-        console.rule("[bold]judges")
+        console.rule(Text("judges", "bold"))
         began = time.perf_counter()
         tfidf = TfidfJudge([r.text for r in parts.judge], [r.favourable for r in parts.judge])
         judges: list[Judge] = [tfidf, VaderJudge()]
@@ -92,8 +91,8 @@ def run_demo(folder: Path, *, seed: int, resume: bool, console: Console) -> list
         run.write_manifest(run.manifest() | measured)
         _show(console, verdicts, before, after)
         report = write_report(run, parts=stages, extra=_blocks(verdicts, before, after))
-        console.print("minutes  " + "  ".join(f"{name} {m:.1f}" for name, m in minutes.items()), highlight=False)
-        console.print(f"report   {report}", highlight=False)
+        console.print("minutes  " + "  ".join(f"{name} {m:.1f}" for name, m in minutes.items()))
+        console.print(f"report   {report}")
     return verdicts
 
 
@@ -144,7 +143,7 @@ def _job(folder: Path, stage: str, seed: int) -> Job:
 
 
 def _stage(folder: Path, name: str, seed: int, console: Console) -> Run:
-    console.rule(f"[bold]{name}")
+    console.rule(Text(name, "bold"))
     return execute(_job(folder, name, seed), resume=(folder / name).exists(), console=console)
 
 
@@ -163,9 +162,7 @@ def _announce(console: Console) -> None:
         "ppo": STEPS * 32 * (RESPONSE * 3 + LENGTH * (2.3 + 4 * 1.8)),
         "judges": 2 * HELD_OUT * RESPONSE * 3,
     }
-    console.print(
-        "about  " + "  ".join(f"{name} {n / rate / 60:.1f} min" for name, n in passes.items()), highlight=False
-    )
+    console.print("about  " + "  ".join(f"{name} {n / rate / 60:.1f} min" for name, n in passes.items()))
 
 
 def _answers(folder: Path, stage: str, config: PPORun) -> Answers:
@@ -198,7 +195,7 @@ def _verdicts(judges: Sequence[Judge], reward: Reward, before: Answers, after: A
 def _show(console: Console, verdicts: Sequence[Verdict], before: Answers, after: Answers) -> None:
     answers = Table("prompt", "before PPO", "after PPO", title="The same prompts, the same luck", show_lines=True)
     for prompt, first, second in list(zip(before.prompts, before.responses, after.responses, strict=True))[:SHOWN]:
-        answers.add_row(*(escape(text.strip()) for text in (prompt, first, second)))
+        answers.add_row(*(text.strip() for text in (prompt, first, second)))
     figures = Table(
         "judge", "unit", "before", "after", "gain [95% interval]", title=f"{len(before.prompts)} fresh answers"
     )

@@ -15,6 +15,7 @@ import torch
 from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from proxtune.runs import LOCK, cache_folder, environment, is_running
 from proxtune.workflows import machine
@@ -137,7 +138,7 @@ def show(found: Facts, console: Console) -> None:
     console.print(table)
     told = warnings(found)
     for text in told:
-        console.print(f"[yellow]warning[/yellow]  {text}", highlight=False, soft_wrap=True)
+        console.print(Text.assemble(("warning", "yellow"), f"  {text}"), soft_wrap=True)
     if not told:
         console.print("nothing here is known to hurt")
 

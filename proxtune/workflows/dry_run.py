@@ -44,18 +44,18 @@ def dry_run(job: Job, console: Console, *, clock: Clock = time.perf_counter) -> 
     Three real steps are taken for it, in memory alone: rewards are asked for, and no run folder is touched.
     """
     begun = time.process_time()
-    console.print(describe(job), highlight=False, markup=False, soft_wrap=True)
+    console.print(describe(job), soft_wrap=True)
     tokenizer = language_model(job).tokenizer
     _show_rows(job, tokenizer, console)
     estimated = memory.estimate(job)
     _show_memory(estimated, console)
     free = machine.available(language_model(job).device)
     if free is not None and estimated.peak[1] > free:
-        console.print(
-            f"[bold red]will not fit[/bold red]: {gib(estimated.peak[1])} are likely and {gib(free)} are free, so no "
-            "step was tried. Smaller: sft.microbatch_size (reward_model., ppo.), tuning.kind=lora, tuning.top_layers",
-            highlight=False,
+        told = (
+            f": {gib(estimated.peak[1])} are likely and {gib(free)} are free, so no step was tried. "
+            "Smaller: sft.microbatch_size (reward_model., ppo.), tuning.kind=lora, tuning.top_layers"
         )
+        console.print(Text.assemble(("will not fit", "bold red"), told))
         _show_disk(job, console)
         return DryRun(estimated, None, [])
     with console.status(f"taking {STEPS} steps") as status:
@@ -64,7 +64,6 @@ def dry_run(job: Job, console: Console, *, clock: Clock = time.perf_counter) -> 
     console.print(
         f"memory   {gib(estimated.peak[1])} likely ({gib(estimated.peak[0])} to {gib(estimated.peak[2])}), "
         f"{gib(measured.peak)} measured in {STEPS} steps{f', {gib(free)} free' if free else ''}",
-        highlight=False,
     )
     _show_disk(job, console)
     _show_answers(measured, console)
@@ -132,13 +131,10 @@ def _show_disk(job: Job, console: Console) -> None:
     need = memory.disk(job)
     total, free = sum(size for _, size in need), machine.free_disk(job.config.runs)
     parts = " · ".join(f"{name} {gib(size)}" for name, size in need)
-    console.print(f"disk     {gib(total)}, {gib(free)} free  ({parts})", highlight=False)
+    console.print(f"disk     {gib(total)}, {gib(free)} free  ({parts})")
     if total > free:
-        console.print(
-            "[bold red]will not fit on the disk[/bold red]: make room, or set runs to a folder elsewhere, "
-            "training.save_every to more steps or tuning.kind=lora",
-            highlight=False,
-        )
+        told = ": make room, or set runs to a folder elsewhere, training.save_every to more steps or tuning.kind=lora"
+        console.print(Text.assemble(("will not fit on the disk", "bold red"), told))
 
 
 def _show_answers(measured: Probe, console: Console) -> None:

@@ -55,7 +55,7 @@ def init(
         if text is not None:
             store.write_guidelines(text)
         put(store, items, repeat, console)
-    console.print(f"next: proxtune label serve --store {_shown(url)}", highlight=False, soft_wrap=True)
+    console.print(f"next: proxtune label serve --store {_shown(url)}", soft_wrap=True)
 
 
 def add(path: Path, url: str, asking: Asking, console: Console, *, repeat: float, dry_run: bool) -> None:
@@ -74,7 +74,7 @@ def put(store: Store, items: Sequence[Item], repeat: float, console: Console) ->
     for begin in watched(range(0, len(items), AT_ONCE), "writing", console):
         numbers.update(store.queue.add(items[begin : begin + AT_ONCE], repeat=repeat))
     batches = sorted({item.batch for item in items})
-    console.print(f"{len(numbers):,} items in batch {', '.join(batches)}  {store.db}", highlight=False, soft_wrap=True)
+    console.print(f"{len(numbers):,} items in batch {', '.join(batches)}  {store.db}", soft_wrap=True)
 
 
 def watched(things: Sequence[T], what: str, console: Console) -> Iterator[T]:
@@ -88,7 +88,7 @@ def write_guidelines(path: Path, url: str, console: Console) -> None:
     """Give people other guidelines; answers from now on bear their version."""
     with Store.open(url) as store:
         version = store.write_guidelines(_text_of(path))
-    console.print(f"guidelines version {version}", highlight=False)
+    console.print(f"guidelines version {version}")
 
 
 def status(url: str, console: Console) -> None:
@@ -101,7 +101,7 @@ def status(url: str, console: Console) -> None:
         version, _ = store.guidelines()
         people = sum(person.active for person in store.people.all())
     console.print(table)
-    console.print(f"{people} people · guidelines {f'version {version}' if version else 'none'}", highlight=False)
+    console.print(f"{people} people · guidelines {f'version {version}' if version else 'none'}")
 
 
 def people(url: str, console: Console) -> None:
@@ -119,8 +119,8 @@ def invite(url: str, role: Role, site: str, console: Console) -> None:
     """Print a link with which one person can join."""
     with Store.open(url) as store:
         token = store.people.invite(role)
-    console.print(f"{site.rstrip('/')}/join/{token}", highlight=False, soft_wrap=True)
-    console.print(f"for one {role}, within {duration(INVITED)}", style="dim", highlight=False)
+    console.print(f"{site.rstrip('/')}/join/{token}", soft_wrap=True)
+    console.print(f"for one {role}, within {duration(INVITED)}", style="dim")
 
 
 def reset(url: str, name: str, site: str, console: Console) -> None:
@@ -135,8 +135,8 @@ def reset(url: str, name: str, site: str, console: Console) -> None:
             raise StoreError(f"{store.db} knows nobody called {name!r}; there is {known}")
         token = store.people.reset(numbers[name])
         store.people.note(None, "reset link", {"person": numbers[name]})
-    console.print(f"{site.rstrip('/')}/reset/{token}", highlight=False, soft_wrap=True)
-    console.print(f"for {name}, within {duration(INVITED)}", style="dim", highlight=False)
+    console.print(f"{site.rstrip('/')}/reset/{token}", soft_wrap=True)
+    console.print(f"for {name}, within {duration(INVITED)}", style="dim")
 
 
 def export(
@@ -160,10 +160,10 @@ def export(
         )
     for place in write_export(out, made):
         rows = made.manifest["files"].get(place.name, {}).get("rows")
-        console.print(f"{place}" if rows is None else f"{place}  {rows:,} rows", highlight=False, soft_wrap=True)
+        console.print(f"{place}" if rows is None else f"{place}  {rows:,} rows", soft_wrap=True)
     left_out = ", ".join(f"{count:,} {reason}" for reason, count in made.manifest["left out"].items())
     if left_out:
-        console.print(f"left out: {left_out}", highlight=False)
+        console.print(f"left out: {left_out}")
 
 
 def tell_quality(url: str, console: Console, *, batch: str | None, page: Path | None, language: Language) -> None:
@@ -187,18 +187,18 @@ def tell_quality(url: str, console: Console, *, batch: str | None, page: Path | 
     for table in (agreement, people, models):
         if table.row_count:
             console.print(table)
-    console.print(f"{len(found.disputed)} items to adjudicate", highlight=False)
+    console.print(f"{len(found.disputed)} items to adjudicate")
     if page is not None:
         page.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(page, page_of(found, language))
-        console.print(f"page {page}", highlight=False, soft_wrap=True)
+        console.print(f"page {page}", soft_wrap=True)
 
 
 def backup(url: str, path: Path, console: Console) -> None:
     """Copy a SQLite store while people go on working."""
     with Store.open(url) as store:
         store.db.backup(path)
-    console.print(f"{path}  {path.stat().st_size:,} bytes", highlight=False, soft_wrap=True)
+    console.print(f"{path}  {path.stat().st_size:,} bytes", soft_wrap=True)
 
 
 def move(url: str, target: str, console: Console) -> None:
@@ -211,7 +211,7 @@ def move(url: str, target: str, console: Console) -> None:
     for name, count in counts.items():
         table.add_row(name, f"{count:,}")
     console.print(table)
-    console.print(f"next: proxtune label serve --store {_shown(target)}", highlight=False, soft_wrap=True)
+    console.print(f"next: proxtune label serve --store {_shown(target)}", soft_wrap=True)
 
 
 def _read(path: Path, asking: Asking, console: Console) -> list[Item]:
@@ -224,9 +224,9 @@ def _read(path: Path, asking: Asking, console: Console) -> list[Item]:
 def _preview(items: Sequence[Item], console: Console) -> None:
     kinds = {kind: sum(item.kind == kind for item in items) for kind in dict.fromkeys(item.kind for item in items)}
     counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-    console.print(f"{len(items):,} items: {counted}; nothing was written", highlight=False)
+    console.print(f"{len(items):,} items: {counted}; nothing was written")
     for item in items[:SHOWN]:
-        console.print(item.model_dump_json(exclude_defaults=True), markup=False, highlight=False, soft_wrap=True)
+        console.print(item.model_dump_json(exclude_defaults=True), soft_wrap=True)
 
 
 def _text_of(path: Path) -> str:

@@ -67,7 +67,7 @@ def candidates(
     enough = [(prompt, found) for prompt, found in zip(prompts, answers, strict=True) if len(found) >= least]
     if len(enough) < len(prompts):
         few = len(prompts) - len(enough)
-        console.print(f"left out: {few:,} prompts with fewer than {least} different answers", highlight=False)
+        console.print(f"left out: {few:,} prompts with fewer than {least} different answers")
     if not enough:
         raise DataError(f"{path}: no prompt has {least} different answers; raise the temperatures or --max-new-tokens")
     items = [item for prompt, found in enough for item in _items(prompt, found, asking)]

@@ -55,7 +55,7 @@ def simulate(
         crowd.join(lambda: opened.people.invite("annotator"))
         said = _watched(crowd, None if stay else _open_places(opened, people), console, seed, pause, stay)
     for name, count in said.items():
-        console.print(f"{name}  {count:,} answers", highlight=False)
+        console.print(f"{name}  {count:,} answers")
 
 
 def person_of(temperament: str, taste: Taste, options: Mapping[str, float]) -> Noisy:

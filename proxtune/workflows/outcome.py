@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as Grid
 
 from proxtune import config as configs
@@ -198,12 +197,10 @@ def show(
     console.print(
         "   ".join(f"{name} {value}" for name, value in settings.items()),
         style="dim",
-        highlight=False,
-        markup=False,
         soft_wrap=True,
     )
     write_page(page, result.name, figures, tables, settings, tongue=tongue)
-    console.print(f"page    {page}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"page    {page}", soft_wrap=True)
 
 
 def _held_out(name: str) -> str:
@@ -227,7 +224,7 @@ def compare(a: Outcome, b: Outcome, console: Console, page: Path, *, tongue: Ton
     known = sorted({*a.labels, *b.labels})
     first, second = a.measured(known), b.measured(known)
     gaps, before, after = paired(first, second, seed=seed), first.values(), second.values()
-    shown = Grid("figure", escape(a.name), escape(b.name), "difference", "95% interval", "p", box=SIMPLE_HEAD)
+    shown = Grid("figure", a.name, b.name, "difference", "95% interval", "p", box=SIMPLE_HEAD)
     for name, gap in gaps.items():
         ends = f"[{gap.low:+.4f}, {gap.high:+.4f}]"
         shown.add_row(name, f"{before[name]:.4f}", f"{after[name]:.4f}", f"{gap.difference:+.4f}", ends, f"{gap.p:.3f}")
@@ -236,14 +233,13 @@ def compare(a: Outcome, b: Outcome, console: Console, page: Path, *, tongue: Ton
         f"{len(a.records)} rows; paired bootstrap, 1000 resamples: p is how often a difference as large would come of "
         "rows that do not tell the two apart",
         style="dim",
-        highlight=False,
     )
     write_comparison(page, (a.name, b.name), {n: (before[n], after[n], gaps[n]) for n in gaps}, tongue=tongue)
-    console.print(f"page    {page}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"page    {page}", soft_wrap=True)
 
 
 def _grid(part: Table) -> Grid:
-    grid = Grid(*(escape(str(name)) for name in part.header), title=part.title, title_justify="left", box=SIMPLE_HEAD)
+    grid = Grid(*map(str, part.header), title=part.title, title_justify="left", box=SIMPLE_HEAD)
     for row in part.rows:
-        grid.add_row(*(f"{x:.4f}" if isinstance(x, float) else escape(str(x)) for x in row))
+        grid.add_row(*(f"{x:.4f}" if isinstance(x, float) else str(x) for x in row))
     return grid

@@ -81,14 +81,14 @@ def preview(
     shown = [row for record in records for row in as_trained(record, tokenizer, max_length or context)]
     console.print(Text.assemble(*((f" {NAMES[kind]} ", style) for kind, style in STYLES.items())), "\n")
     for row in shown:
-        console.print(f"[bold]{row.where}[/bold] {row.answer}", highlight=False)
+        console.print(Text.assemble((row.where, "bold"), f" {row.answer}"))
         console.print(in_colour(row.pieces))
         if ids:
-            console.print("ids", *(token for piece in row.pieces for token in piece.ids), style="dim", highlight=False)
-        console.print(f"{row.note}\n", style="dim", highlight=False)
+            console.print("ids", *(token for piece in row.pieces for token in piece.ids), style="dim")
+        console.print(f"{row.note}\n", style="dim")
     if out is not None:
         write_atomic(out, as_page(shown, f"{path}, read by {model}"))
-        console.print(f"page {out}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"page {out}", soft_wrap=True)
 
 
 def as_trained(record: Record, tokenizer: Tokenizer, max_length: int) -> list[Previewed]:

@@ -43,7 +43,7 @@ class Progress:
         self.steps, self.console, self.title, self.run = steps, console, title, run
         self.health = Health(options)
         self.bar = RichProgress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -67,7 +67,7 @@ class Progress:
     ) -> None:
         if self.console.is_terminal:
             self.live.stop()
-        self.console.print(f"health  {self.health}", highlight=False, soft_wrap=True)
+        self.console.print(f"health  {self.health}", soft_wrap=True)
 
     def __call__(self, step: int, metrics: Metrics) -> None:
         rows = [{"step": step, **metrics}] if self.health.rows else self.run.metrics()  # with those before a resume
@@ -83,17 +83,13 @@ class Progress:
         for finding in new:
             self.console.print(
                 f"{finding.level}   step {finding.step}  {finding.name}: {finding.what}\n        try: {finding.try_}",
-                markup=False,
-                highlight=False,
                 soft_wrap=True,
             )
         now = time.monotonic()
         if now - self.spoke > QUIET_SECONDS or step == self.steps:
             assert self.first is not None
             left = (now - self.began) / (step - self.first) * (self.steps - step)
-            self.console.print(
-                f"{self.title} {step}/{self.steps}  {left:.0f} s left  {self.figures}", highlight=False, soft_wrap=True
-            )
+            self.console.print(f"{self.title} {step}/{self.steps}  {left:.0f} s left  {self.figures}", soft_wrap=True)
             self.spoke = now
 
     def show(self) -> RenderableType:

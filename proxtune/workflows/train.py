@@ -25,6 +25,7 @@ from proxtune.workflows.progress import Progress
 from proxtune.workflows.reload import reload_gap, said_by
 from proxtune.workflows.rewards import LIMITS
 from proxtune.workflows.schemas import PPORun, RunConfig
+from proxtune.workflows.terminal import terminal
 
 
 def execute(job: Job, *, resume: bool = False, console: Console | None = None) -> Run:
@@ -37,11 +38,11 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
             the config names is not installed, or not ready.
         Stopped: by a signal; the checkpoint is written.
     """
-    console = console or Console()
+    console = console or terminal()
     libraries(job.config.tracking)
     with stop.listening(), stop.held(), Run.create(job.config.runs / job.config.name, resume=resume) as run:
         for note in job.notes:
-            console.print(note, style="dim", highlight=False, soft_wrap=True)
+            console.print(note, style="dim", soft_wrap=True)
         manifest = _enter(job, run)
         if manifest.get("finished"):
             console.print(f"{run.path} is finished: {job.steps} steps, model in {run.model}. Nothing left to do.")
@@ -50,10 +51,9 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
             console.print(
                 f"{run.path} began with {manifest['threads']} threads and goes on with {threads}: the last bits of its "
                 f"figures may differ from a run that was not interrupted (OMP_NUM_THREADS={manifest['threads']})",
-                highlight=False,
             )
         began, options = time.perf_counter(), job.config.model_dump(mode="json")
-        warn = partial(console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        warn = partial(console.print, style="yellow", soft_wrap=True)
         with (
             closing(Trackers(job.config.tracking, run, options, warn)) as trackers,
             Progress(job.command, job.steps, console, run, options) as progress,
@@ -83,7 +83,7 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
         manifest |= {"finished": _now(), "seconds": manifest.get("seconds", 0.0) + time.perf_counter() - began}
         run.write_manifest(manifest)
         report = write_report(run, extra=block(run))
-        console.print(f"model   {run.model}\nreport  {report}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"model   {run.model}\nreport  {report}", soft_wrap=True)
     return run
 
 

@@ -28,6 +28,7 @@ from proxtune.config import dump, load
 from proxtune.errors import ConfigError, ModelError
 from proxtune.runs import Run, environment, is_running, write_atomic
 from proxtune.training import stop
+from proxtune.workflows.terminal import terminal
 from proxtune.workflows.tune_page import Direction, Ended, best_of, page, shown
 from proxtune.workflows.tune_space import Search, direction_of, is_whole, metric_of, with_values
 from proxtune.workflows.tune_study import Study, Trial
@@ -51,14 +52,14 @@ def tune(
         ModelError: no trial ended with a value.
         Stopped: by a signal; the trials wrote their checkpoints.
     """
-    console = console or Console()
+    console = console or terminal()
     with stop.listening(), stop.held(), Run.create(config.runs / config.name, resume=resume) as run:
         began = time.perf_counter()
         manifest = _enter(config, run)
         metric, direction = metric_of(config), direction_of(config)
         whole = [key for key in config.search.space if is_whole(config.plain, key)]
         study = Study(run.path / "tune.db", config.search, direction, whole)
-        console.print(f"{direction} {metric} in {config.search.trials} trials", highlight=False)
+        console.print(f"{direction} {metric} in {config.search.trials} trials")
         with console.status("") as status:
             _Trials(config, functions or Functions(), run, study, status).go()
         ended = [_ended(trial, run.path) for trial in study.trials()]
@@ -66,7 +67,7 @@ def tune(
         values = {each.value for each in ended if each.value is not None}
         importance = study.importance() if len(values) > 1 and _finished(ended) >= ENOUGH else {}
         write_atomic(run.path / "tune.html", page(config.name, metric, direction, ended, importance))
-        console.print(f"page    {run.path / 'tune.html'}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"page    {run.path / 'tune.html'}", soft_wrap=True)
         manifest |= {"finished": _now(), "seconds": manifest.get("seconds", 0.0) + time.perf_counter() - began}
         run.write_manifest(manifest)
         best = best_of(ended, direction)
@@ -75,7 +76,7 @@ def tune(
         winner = with_values(config.base, best.values).model_copy(update={"name": f"{config.name}-best"})
         write_atomic(run.path / "best.yaml", dump(winner))
         told = f"trial {best.number}, {metric} {shown(best.value)}"
-        console.print(f"best    {told}: {run.path / 'best.yaml'}", highlight=False, soft_wrap=True)
+        console.print(f"best    {told}: {run.path / 'best.yaml'}", soft_wrap=True)
     return run.path / "best.yaml"
 
 
@@ -194,7 +195,7 @@ class _Trials:
         one = _ended(self.study.trials()[trial], self.run.path)
         told = f"trial {trial} {one.state}: {one.why or f'{self.metric} {shown(one.value)}'}"
         line = f"{self.over}/{self.search.trials}  {told}  {self.left()}"
-        self.status.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.status.console.print(line, soft_wrap=True)
 
     def left(self) -> str:
         """The time left, if trials go on to be done as fast as they were; a part of one counts as that part."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from proxtune.config.source import Draft
 from proxtune.errors import ConfigError
@@ -166,19 +167,16 @@ def verify(build: Callable[[], Job], console: Console, *, seconds: float = 300) 
     began = time.monotonic()
     trial = Trial(build)
     checks = [each for each in CHECKS if trial.job.command in each.commands.split()]
-    console.print(f"model and data ready  {time.monotonic() - began:.0f} s", style="dim", highlight=False)
+    console.print(f"model and data ready  {time.monotonic() - began:.0f} s", style="dim")
     findings: list[Finding] = []
     ready = time.monotonic()
     for number, each in enumerate(checks, start=1):
         finding = examine(trial, each) if time.monotonic() - began < seconds else _late(each, seconds)
         findings += [finding] if finding else []
         left = (time.monotonic() - ready) / number * (len(checks) - number)
-        verdict = verdict_of(finding) if finding else "nothing to check"
-        console.print(
-            f"{number:2}/{len(checks)}  {each.name:36} {verdict}  "
-            f"[dim]{time.monotonic() - began:.0f} s, about {left:.0f} s left[/dim]",
-            highlight=False,
-        )
+        verdict = verdict_of(finding) if finding else Text("nothing to check")
+        times = f"  {time.monotonic() - began:.0f} s, about {left:.0f} s left"
+        console.print(Text.assemble(f"{number:2}/{len(checks)}  {each.name:36} ", verdict, (times, "dim")))
     return findings
 
 
@@ -203,11 +201,9 @@ def _late(each: Check, seconds: float) -> Finding:
     return Finding(each.name, None, None, each.unit, passed=None, hint=hint, seconds=0.0)
 
 
-def verdict_of(finding: Finding) -> str:
+def verdict_of(finding: Finding) -> Text:
     """In a word."""
-    return {True: "[green]holds[/green]", False: "[bold red]FAILS[/bold red]", None: "[yellow]not run[/yellow]"}[
-        finding.passed
-    ]
+    return Text(*{True: ("holds", "green"), False: ("FAILS", "bold red"), None: ("not run", "yellow")}[finding.passed])
 
 
 def show(findings: Sequence[Finding], console: Console) -> None:
@@ -220,9 +216,9 @@ def show(findings: Sequence[Finding], console: Console) -> None:
     console.print(table)
     for finding in findings:
         if not finding.passed:
-            console.print(f"[bold]{finding.name}[/bold]: {verdict_of(finding)}. {finding.hint}", highlight=False)
+            console.print(Text.assemble((finding.name, "bold"), ": ", verdict_of(finding), f". {finding.hint}"))
     held = sum(finding.passed is True for finding in findings)
-    console.print(f"{held} of {len(findings)} hold", highlight=False)
+    console.print(f"{held} of {len(findings)} hold")
 
 
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:

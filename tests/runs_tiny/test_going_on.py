@@ -13,6 +13,7 @@ from rich.console import Console
 from proxtune.errors import CheckpointError, ConfigError, ModelError
 from proxtune.runs import Run
 from proxtune.workflows.jobs import Job
+from proxtune.workflows.terminal import terminal
 from proxtune.workflows.train import execute
 from tests.runs_tiny.lives import job, write_data
 
@@ -32,7 +33,7 @@ def begun(folder: Path, command: str = "sft") -> Job:
 def said(job: Job) -> str:
     """What `--resume` prints, in one line."""
     page = io.StringIO()
-    execute(job, resume=True, console=Console(file=page, width=10_000))
+    execute(job, resume=True, console=terminal(file=page, width=10_000))
     return page.getvalue()
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from proxtune.errors import ConfigError
 from proxtune.runs import Run, is_running
 from proxtune.workflows.compare import compare, list_runs, overview
+from proxtune.workflows.terminal import terminal
 from tests.forked import fork
 
 
@@ -29,7 +30,7 @@ def make(path: Path, *, rate: float = 0.1, steps: int = 3, finished: bool = True
 
 def shown(folder: Path, width: int = 200) -> str:
     page = io.StringIO()
-    list_runs(folder, Console(file=page, width=width))
+    list_runs(folder, terminal(file=page, width=width))
     return page.getvalue()
 
 
@@ -119,7 +120,7 @@ def test_no_run_and_no_folder_are_said_so(tmp_path: Path) -> None:
 def test_what_differs_and_how_it_ended_stand_side_by_side(tmp_path: Path) -> None:
     paths = [make(tmp_path / "a"), make(tmp_path / "b", rate=0.2, steps=2)]
     page = io.StringIO()
-    out = compare(paths, Console(file=page, width=100))
+    out = compare(paths, terminal(file=page, width=100))
     text = page.getvalue()
     assert out == tmp_path / "compare.html"
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]

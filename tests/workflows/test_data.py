@@ -4,13 +4,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from proxtune.cli.app import app
 from proxtune.errors import ConfigError, DataError
 from proxtune.workflows.data import check_file, histogram, quantile
 from proxtune.workflows.data_check import check, rejects_path
+from proxtune.workflows.terminal import terminal
 
 HELD_OUT = [{"prompt": "q3", "completion": "held out"}, {"prompt": "q9", "completion": "c"}]
 ROWS = [  # line, row
@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
 
 def told(file: Path, **options: object) -> tuple[bool, str]:
     """Whether the file is sound, and the report as a terminal of 100 columns shows it."""
-    console = Console(file=io.StringIO(), width=100)
+    console = terminal(file=io.StringIO(), width=100)
     sound = check_file(file, console, **options)  # type: ignore[arg-type]
     return sound, console.file.getvalue()  # type: ignore[attr-defined]
 

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from proxtune.cli.app import app
@@ -15,6 +14,7 @@ from proxtune.data.records import Tagged
 from proxtune.data.sources import read
 from proxtune.errors import DataError
 from proxtune.workflows.data import check_file
+from proxtune.workflows.terminal import terminal
 
 CONLL = """-DOCSTART- -X- -X- O
 
@@ -36,7 +36,7 @@ def file_of(text: str, folder: Path, name: str = "train.conll") -> Path:
 
 
 def told(file: Path) -> tuple[bool, str]:
-    console = Console(file=io.StringIO(), width=100)
+    console = terminal(file=io.StringIO(), width=100)
     return check_file(file, console), console.file.getvalue()  # type: ignore[attr-defined]
 
 

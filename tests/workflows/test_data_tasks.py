@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from transformers import BertTokenizerFast
 from typer.testing import CliRunner
 
@@ -17,6 +16,7 @@ from proxtune.errors import ConfigError
 from proxtune.workflows.data import check_file
 from proxtune.workflows.data_check import check
 from proxtune.workflows.preview import as_trained, pieces_of
+from proxtune.workflows.terminal import terminal
 from tests.tiny import letter_tokenizer
 
 
@@ -27,7 +27,7 @@ def file_of(rows: list[dict[str, Any]], folder: Path) -> Path:
 
 
 def told(file: Path, **options: Any) -> tuple[bool, str]:
-    console = Console(file=io.StringIO(), width=100)
+    console = terminal(file=io.StringIO(), width=100)
     sound = check_file(file, console, **options)
     return sound, console.file.getvalue()  # type: ignore[attr-defined]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 
 from proxtune import config as configs
@@ -22,6 +21,7 @@ from proxtune.workflows.jobs import Job, ppo_job, reward_job, sft_job
 from proxtune.workflows.probe import probe
 from proxtune.workflows.schemas import PPORun, RewardRun, SFTRun
 from proxtune.workflows.shapes import Shape, language_model, upcoming
+from proxtune.workflows.terminal import terminal
 from tests.labelled import DATA, write
 from tests.runs_tiny.lives import brevity, job, write_data
 
@@ -42,7 +42,7 @@ COMMANDS = ("sft", "reward", "ppo")
 
 def shown(job: Job) -> tuple[str, DryRun]:
     page = io.StringIO()
-    result = dry_run(job, Console(file=page, width=150))
+    result = dry_run(job, terminal(file=page, width=150))
     return page.getvalue(), result
 
 
@@ -121,7 +121,7 @@ def test_time_is_guessed_from_the_second_and_third_step(tmp_path: Path) -> None:
     write_data(tmp_path)
     ticks = iter([0.0, 100.0, 100.0, 102.0, 102.0, 104.0, *([104.0] * 100)])  # steps of 100, 2 and 2 seconds
     page = io.StringIO()
-    result = dry_run(job("sft", tmp_path, "run"), Console(file=page, width=150), clock=lambda: next(ticks))
+    result = dry_run(job("sft", tmp_path, "run"), terminal(file=page, width=150), clock=lambda: next(ticks))
     [steps] = [part for part in result.time if part.name == "steps"]
     # 12 steps of 2 s, and what the first took longer; rows differ in length, so work does by a tenth at most
     assert 12 * 2 * 0.9 + 98 <= steps.seconds[1] <= 12 * 2 * 1.1 + 98.5

@@ -9,6 +9,7 @@ from rich.console import Console
 from proxtune.data.records import Completion, Preference, Prompt, Text
 from proxtune.errors import DataError
 from proxtune.workflows.preview import Previewed, as_page, as_trained, preview
+from proxtune.workflows.terminal import terminal
 from tests.tiny import letter_tokenizer, tiny_model
 
 EOS = 1
@@ -72,7 +73,7 @@ def test_rows_of_a_file_are_printed_and_written(tmp_path: Path) -> None:
     tiny_model().save(tmp_path / "model")
     rows = [{"prompt": "ab", "completion": "cd"}, {"prompt": "ef"}, {"prompt": "gh", "completion": "ij"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    console = Console(record=True, width=100, quiet=False, file=(tmp_path / "out").open("w"))
+    console = terminal(record=True, width=100, quiet=False, file=(tmp_path / "out").open("w"))
     preview(tmp_path / "rows.jsonl", console, model=str(tmp_path / "model"), ids=True, out=tmp_path / "page.html")
     text = console.export_text()
     assert text.count("stop token trained: yes") == 2  # the second row is malformed, for its format is another

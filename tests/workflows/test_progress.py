@@ -3,19 +3,18 @@
 import io
 from pathlib import Path
 
-from rich.console import Console
-
 from proxtune.runs import Run
 from proxtune.training.metrics import Metrics
 from proxtune.workflows.progress import Progress
+from proxtune.workflows.terminal import terminal
 
 OPTIONS = {"ppo": {"truncation": "penalty", "kl_coef": 0.05}}
 COLLAPSE: list[Metrics] = [{"score/mean": 0.5, "entropy": 2.0}] * 10 + [{"score/mean": 0.5, "entropy": 0.1}] * 10
 
 
-def seen(path: Path, figures: list[Metrics], *, terminal: bool = False, before: int = 0) -> str:
+def seen(path: Path, figures: list[Metrics], *, interactive: bool = False, before: int = 0) -> str:
     """What is shown of a run; a first process has logged `before` steps of it."""
-    console = Console(file=io.StringIO(), width=100, force_terminal=terminal, record=True)
+    console = terminal(file=io.StringIO(), width=100, force_terminal=interactive, record=True)
     with Run.create(path, resume=True) as run:
         run.write_config("{}\n")
         with Progress("ppo", len(figures), console, run, OPTIONS) as progress:
@@ -23,7 +22,7 @@ def seen(path: Path, figures: list[Metrics], *, terminal: bool = False, before: 
                 run.log(step, metrics)
                 if step > before:
                     progress(step, metrics)
-        if terminal:
+        if interactive:
             console.print(progress.show())
     return console.export_text()
 
@@ -42,7 +41,7 @@ def test_a_healthy_run_ends_with_one_line_that_says_so(tmp_path: Path) -> None:
 
 
 def test_on_a_terminal_the_panel_stands_below_the_bar(tmp_path: Path) -> None:
-    last_frame = seen(tmp_path, COLLAPSE, terminal=True).rpartition("ppo ━")[2]
+    last_frame = seen(tmp_path, COLLAPSE, interactive=True).rpartition("ppo ━")[2]
     assert "20/20" in last_frame
     assert "score 0.5  entropy 0.1" in last_frame
     assert "─ health ─" in last_frame
@@ -54,7 +53,7 @@ def test_a_resumed_run_is_judged_by_all_its_steps(tmp_path: Path) -> None:
 
 
 def test_what_was_found_is_told_where_the_run_breaks(tmp_path: Path) -> None:
-    console = Console(file=io.StringIO(), width=100, record=True)
+    console = terminal(file=io.StringIO(), width=100, record=True)
     with Run.create(tmp_path, resume=False) as run:
         try:
             with Progress("ppo", 5, console, run, {}) as progress:

@@ -13,6 +13,7 @@ from proxtune.errors import ModelError
 from proxtune.runs import Run
 from proxtune.workflows.jobs import Job
 from proxtune.workflows.reload import reload_gap
+from proxtune.workflows.terminal import terminal
 from proxtune.workflows.train import execute
 from tests.runs_tiny.lives import job, write_data
 
@@ -94,7 +95,7 @@ def test_a_run_whose_model_was_not_written_right_is_not_finished_until_it_is(tmp
     assert not run.model.exists()
 
     shown = io.StringIO()
-    execute(job("sft", tmp_path, "run", steps=2), resume=True, console=Console(file=shown, width=200))
+    execute(job("sft", tmp_path, "run", steps=2), resume=True, console=terminal(file=shown, width=200))
     assert "reloaded: same log-probs (largest difference" in shown.getvalue()
     assert "finished" in run.manifest()
     assert (run.model / "model.safetensors").exists()

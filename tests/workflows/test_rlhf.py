@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from proxtune import config as configs
 from proxtune.errors import ConfigError, DataError
@@ -27,6 +26,7 @@ from proxtune.workflows.rlhf.design import Design, Findings, Share, adjusted, ke
 from proxtune.workflows.rlhf.measure import ceiling, win_rate
 from proxtune.workflows.rlhf.questions import Pair, items, middle_states, pairs_of
 from proxtune.workflows.rlhf.schema import RLHFRun
+from proxtune.workflows.terminal import terminal
 from tests.forked import exit_code, fork
 from tests.tiny import FAMILIES, tiny_model
 
@@ -98,7 +98,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def walk(config: RLHFRun, *, resume: bool = False) -> tuple[Run, str]:
     said = io.StringIO()
-    run = loop.rlhf(config, resume=resume, console=Console(file=said, width=200))
+    run = loop.rlhf(config, resume=resume, console=terminal(file=said, width=200))
     return run, said.getvalue()
 
 
@@ -250,7 +250,7 @@ def test_the_recipe_passes_a_dry_run_which_leaves_nothing(tmp_path: Path) -> Non
     ]
     config = configs.load(RLHFRun, ["recipe:rlhf"], overrides)
     said = io.StringIO()
-    result = loop.dry_run(config, Console(file=said, width=200))
+    result = loop.dry_run(config, terminal(file=said, width=200))
     assert result.probe is not None
     assert "56 prompts:" in said.getvalue()
     assert "people are at work for" in said.getvalue()
@@ -291,7 +291,7 @@ def test_a_prompt_that_models_could_not_read_whole_is_refused_or_left_out_before
         walk(config)
     dropping = config.model_copy(update={"data": config.data.model_copy(update={"too_long": "drop"})})
     said = io.StringIO()
-    train, held = loop.write_prompts(dropping, tmp_path, Console(file=said))
+    train, held = loop.write_prompts(dropping, tmp_path, terminal(file=said))
     assert len(train) + len(held) == 56
     assert "1 prompts of more than 8 tokens are left out" in said.getvalue()
 

@@ -23,6 +23,7 @@ from proxtune.workflows.chat import talk
 from proxtune.workflows.dry_run import dry_run
 from proxtune.workflows.jobs import Job, sft_job
 from proxtune.workflows.schemas import SFTRun
+from proxtune.workflows.terminal import terminal
 from proxtune.workflows.train import execute
 from proxtune.workflows.verify import builder
 from tests.labelled import DATA, write
@@ -93,7 +94,7 @@ def test_a_task_is_learnt_and_the_run_alone_says_it_again(
 
 @pytest.mark.parametrize("kind", DATA)
 def test_a_dry_run_shows_what_is_learnt_and_measures_it(kind: str, models: dict[str, str], tmp_path: Path) -> None:
-    console = Console(record=True, width=200, quiet=True)
+    console = terminal(record=True, width=200, quiet=True)
     told = dry_run(job(kind, models["encoder"], tmp_path), console)
     assert told.probe is not None
     assert told.memory.peak[1] > 0
@@ -185,7 +186,7 @@ def test_equal_predictions_have_equal_figures_whatever_else_a_model_might_have_s
     assert isinstance(one.task, Classification)
     other = replace(one, task=replace(one.task, labels=(*one.task.labels, "zed")))
     assert one.measured().values()["macro_f1"] > other.measured().values()["macro_f1"]
-    console = Console(record=True, width=120, file=io.StringIO())
+    console = terminal(record=True, width=120, file=io.StringIO())
     outcome.compare(one, other, console, tmp_path / "page.html")
     (line,) = re.findall(r"macro_f1.*", console.export_text())
     assert line.split()[3] == "+0.0000"

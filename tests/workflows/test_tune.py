@@ -17,7 +17,6 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 from typer.testing import CliRunner
 
 from proxtune import config as configs
@@ -27,6 +26,7 @@ from proxtune.runs import Run, is_running
 from proxtune.training.stop import Stopped
 from proxtune.workflows.evaluate import evaluate_run
 from proxtune.workflows.schemas import SFTRun
+from proxtune.workflows.terminal import terminal
 from proxtune.workflows.tune import behind, tune
 from proxtune.workflows.tune_page import Ended, best_of, page
 from proxtune.workflows.tune_space import SEARCHES, Parameter, SearchConfig, direction_of, metric_of, with_values
@@ -72,7 +72,7 @@ def loaded(path: Path, *overrides: str, command: str = "sft") -> Any:
 
 def searched(config: Any, **options: Any) -> str:
     """What is said in a search."""
-    console = Console(file=io.StringIO(), width=160, record=True)
+    console = terminal(file=io.StringIO(), width=160, record=True)
     tune(config, console=console, **options)
     return console.export_text()
 

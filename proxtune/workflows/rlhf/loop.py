@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from proxtune import config as configs
 from proxtune.charts import duration
@@ -93,7 +94,7 @@ class Loop:
             folder.mkdir(parents=True, exist_ok=True)
             it = Iteration(self.config.name, folder, number, policy, design, reward)
             if not it.has("finding.json"):
-                self.console.rule(f"[bold]iteration {number} of {self.config.iterations}")
+                self.console.rule(Text(f"iteration {number} of {self.config.iterations}", "bold"))
                 self._round(it)
             finding = it.read("finding.json")
             design, policy = Design(**finding["design"]), finding["policy"]
@@ -121,7 +122,7 @@ class Loop:
             {**asdict(found), "iteration": it.number, "design": design.state(), "reasons": reasons, "policy": policy},
         )
         for line in [page.sentence(found), *reasons]:
-            self.console.print(line, highlight=False)
+            self.console.print(line)
 
     def _ask(self, it: Iteration) -> None:
         """(a) answers of the policy, and (b) the pairs of them that people are asked about."""
@@ -208,7 +209,7 @@ class Loop:
         """Say what the loop does, here and on its page."""
         if doing != self.now:
             self.now = doing
-            self.console.print(doing, style="dim", highlight=False)
+            self.console.print(doing, style="dim")
         page.write(self.run, self.config, self.store, doing)
 
 
@@ -235,7 +236,7 @@ def write_prompts(config: RLHFRun, folder: Path, console: Console) -> tuple[list
             continue
         sides[is_held(config, record.prompt)].append(record)
     if dropped:
-        console.print(f"{dropped} prompts of more than {most} tokens are left out", highlight=False)
+        console.print(f"{dropped} prompts of more than {most} tokens are left out")
     for held, name in ((False, "prompts"), (True, "held_prompts")):
         if not sides[held]:
             count = sum(map(len, sides.values()))
@@ -275,7 +276,6 @@ def dry_run(config: RLHFRun, console: Console) -> DryRun:
             f"{len(train) + len(held)} prompts: {len(train)} for PPO, {len(held)} held out\n"
             f"an iteration asks for {answers:.0f} answers; at {SECONDS_AN_ANSWER} s each, people are at work for "
             f"{duration(answers * SECONDS_AN_ANSWER)}, and {config.iterations} times that in all",
-            highlight=False,
         )
         return try_out(job, console)
 
@@ -298,7 +298,7 @@ def rlhf(config: RLHFRun, *, resume: bool, console: Console) -> Run:
             )
         with Store.create(config.store or run.path / "labels.db") as store:
             Loop(config, run, store, console).go()
-        console.print(f"status  {page.path_of(run)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"status  {page.path_of(run)}", soft_wrap=True)
     return run
 
 
