@@ -77,7 +77,7 @@ ALL = {
         Task("slots", "bundled:slots-en-test"),
         Task("ner", "bundled:conll2003-test", passes=1),
         Task("ner-zh", "bundled:newspaper-zh-test", ("scratch",)),
-        Task("pairs", "bundled:bbc-pairs-test", passes=1),
+        Task("pairs", "bundled:bbc-pairs-test", passes=3),  # after one it still guesses
         Task("ratings", "bundled:chitchat-scores-test"),
         Task("relation", "data/relations/test.jsonl", passes=1),
         Task("questions", "data/questions/test.jsonl", passes=1),
