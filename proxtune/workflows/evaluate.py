@@ -47,9 +47,8 @@ def evaluate_run(
     run = Run.open(path)
     command = run.manifest().get("command")
     if command not in SCHEMAS:
-        raise ConfigError(
-            f"{path} is of proxtune {command}, expected a run of {', '.join(SCHEMAS)}; name one within it"
-        )
+        given = f"is of proxtune {command}" if command else "ended before it had a manifest"
+        raise ConfigError(f"{path} {given}, expected a run of {', '.join(SCHEMAS)}, or one within it")
     config = configs.load(SCHEMAS[command], [run.config_path])
     records = records_for(config.data, data, seed=config.seed, columns=columns).records
     if isinstance(config, RewardRun):

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from proxtune import config as configs
 from proxtune.cli.app import app
+from proxtune.errors import ConfigError
 from proxtune.evaluation.metrics import Interval
 from proxtune.runs import Run
 from proxtune.workflows.evaluate import evaluate_run, records_for
@@ -97,3 +98,9 @@ def test_other_data_is_read_turn_by_turn_where_the_run_learnt_every_turn(tmp_pat
     config = configs.load(SFTRun, [run.config_path]).data
     assert len(records_for(config, held_out, seed=1).records) == 18
     assert len(records_for(config.model_copy(update={"turns": "last"}), held_out, seed=1).records) == 9
+
+
+def test_a_run_that_ended_before_its_manifest_is_refused_as_such(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(ConfigError, match="ended before it had a manifest, expected a run of sft, reward, ppo"):
+        evaluate_run(tmp_path)
