@@ -108,7 +108,7 @@ def chat(
     model: Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run, or any name that model.name takes.")],
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total mass.")] = 0.95,
-    max_new_tokens: Annotated[int, typer.Option(help="Length limit of an answer.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(help="Length limit of an answer, within the model's context.")] = 256,
     plain: Annotated[
         bool, typer.Option("--plain", help="Continue the text as typed, without the chat template.")
     ] = False,

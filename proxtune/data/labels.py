@@ -124,7 +124,7 @@ class Reading:
             cut = self._is_cut(len(ids))
         head = head[: self.max_length - len(tail)]
         rows = [head + of_context[begin : begin + room] + tail for begin in begins]
-        spans = [(max(0, offsets[i][0] - skipped), offsets[i][1] - skipped) for i in inside]
+        spans = [_inked(context, max(0, offsets[i][0] - skipped), offsets[i][1] - skipped) for i in inside]
         return None if cut is None else Asked(rows, begins, len(head), room, spans, cut)
 
     def _framed(self, text: str, pair: str | None, **limits: Any) -> tuple[list[int], int]:
@@ -135,6 +135,11 @@ class Reading:
     def _is_cut(self, length: int) -> bool | None:
         """Whether a row of `length` tokens is cut; None: it is left out. Raises DataError where it may not be."""
         return length > self.max_length if room_for(0, length, self.max_length, self.too_long) else None
+
+
+def _inked(text: str, begin: int, end: int) -> tuple[int, int]:
+    """A token's place in a text without the blanks before it, which a byte-level BPE counts to the token."""
+    return end - len(text[begin:end].lstrip() or text[begin:end]), end
 
 
 def _touching(words: Iterable[str], offsets: list[tuple[int, int]]) -> Iterable[list[int]]:

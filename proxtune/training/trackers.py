@@ -115,7 +115,9 @@ class Trackers:
                 self.left[name] = KINDS[name](library, run, getattr(config, name), options)
             except Exception as error:
                 self.close()
-                raise ConfigError(f"tracking.{name} cannot begin: {error}; mend that, or leave it out") from error
+                raise ConfigError(
+                    f"tracking.{name} cannot begin: {str(error).rstrip('.')}; mend that, or leave it out"
+                ) from error
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._each(lambda tracker: tracker.log(step, metrics))

@@ -14,7 +14,10 @@ from proxtune.rollouts.sampling import SamplingConfig, row_uniforms
 
 
 def talk(name: str, config: SamplingConfig, *, plain: bool, seed: int) -> None:
-    """Read lines from standard input and stream the answers, until an empty line or the end of input."""
+    """Read lines from standard input and stream the answers, until an empty line or the end of input.
+
+    An answer has at most as many tokens as the model's context leaves it.
+    """
     source = resolve(name)
     model = load(ModelConfig(name=source))
     if not model.causal or "task" in head_of(Path(source)):
@@ -24,7 +27,9 @@ def talk(name: str, config: SamplingConfig, *, plain: bool, seed: int) -> None:
     while line := _ask():
         turns.append(Message("user", line))
         prompt = encode_prompt(model.tokenizer, line if plain else tuple(turns))
-        answer = answer_aloud(model, prompt, config, seed=seed, turn=len(turns))
+        room = max(1, model.context - len(prompt))
+        fitting = config.model_copy(update={"max_new_tokens": min(config.max_new_tokens, room)})
+        answer = answer_aloud(model, prompt, fitting, seed=seed, turn=len(turns))
         turns.append(Message("assistant", answer))
 
 

@@ -145,8 +145,8 @@ def _best(config: SupervisedRun, own: str, held: Sequence[Any], notes: list[str]
     figure = own if config.training.best_by == "auto" else config.training.best_by
     if figure is None or not held:
         return None
-    patience = config.training.patience
-    ends = f"; {patience} evaluations in a row without a better one end the run" if patience else ""
+    patience = config.training.patience if config.training.eval_every else None
+    ends = f"; {patience} in a row without a better one end the run" if patience else ""
     notes.append(f"the model will be that of the best {figure}, evaluated {_how_often(config)}{ends}")
     return Best(figure, rises=rises(figure))
 

@@ -149,6 +149,7 @@ def predict(
         raise ConfigError(f"{model.name} has no head for a task, and got {got}; expected --task {', '.join(WRITTEN)}")
     tokens = answer_tokens or (asked.answer_tokens if asked is not None else TaskConfig().answer_tokens)
     writing = Writing(chosen, tokens, asked.answer_language if asked is not None else "")
+    records = [Prompt(r.text, r.where, r.columns) if isinstance(r, Text) else r for r in records]
     said_of = writing.predict(model.lm, records)
     return Outcome(model.name, records, said_of, writing, writing.settings())
 

@@ -94,10 +94,10 @@ def preview(
 def as_trained(record: Record, tokenizer: Tokenizer, max_length: int) -> list[Previewed]:
     """A record's prompt and answers in pieces; what is over `max_length` tokens is marked as cut off.
 
-    Of a prompt without an answer the beginning is cut, of all else the end. A pair of texts, a tagged sentence and a
-    question with its context are given whole, without the tokens that a model puts around them.
+    Of a prompt without an answer the beginning is cut, of all else the end. A text with a label, a tagged sentence and
+    a question with its context are given whole, without the tokens that a model puts around them.
     """
-    if isinstance(record, Tagged | Answered) or (isinstance(record, Labelled) and record.pair is not None):
+    if isinstance(record, Tagged | Answered | Labelled):
         return [_whole(record, tokenizer, max_length)]
     if isinstance(record, Prompt):
         (prompt,), _ = encode_prompts([record], tokenizer, max_length=WHOLE)
@@ -119,13 +119,13 @@ def as_trained(record: Record, tokenizer: Tokenizer, max_length: int) -> list[Pr
 def _whole(record: Labelled | Tagged | Answered, tokenizer: Tokenizer, max_length: int) -> Previewed:
     match record:
         case Labelled(text, label, pair=pair):
-            texts, target = (text, pair or ""), f"label {label!r}"
+            read, target = text if pair is None else f"{text}\n{pair}", f"label {label!r}"
         case Tagged(tags=tags):
-            texts, target = (record.text, ""), f"tags {' '.join(tags)}"
+            read, target = record.text, f"tags {' '.join(tags)}"
         case Answered(context, question, answers):
-            spans = ", ".join(f"{span.text!r} at {span.begin}" for span in answers or ())
-            texts, target = (question, context), f"answer {spans or 'none'}"
-    ids = [token for text in texts for token in tokenizer.encode(text, add_special_tokens=False)]
+            spans = ", ".join(f"{span.text!r} at character {span.begin}" for span in answers or ())
+            read, target = f"{question}\n{context}", f"answer {spans or 'none'}"
+    ids = tokenizer.encode(read, add_special_tokens=False)
     pieces = [*pieces_of(tokenizer, ids[:max_length], "given"), *pieces_of(tokenizer, ids[max_length:], "cut")]
     return Previewed(record.where, "", pieces, f"{len(ids)} tokens, given; to learn: {target}")
 

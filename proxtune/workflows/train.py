@@ -45,7 +45,7 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
             console.print(note, style="dim", soft_wrap=True)
         manifest = _enter(job, run)
         if manifest.get("finished"):
-            console.print(f"{run.path} is finished: {job.steps} steps, model in {run.model}. Nothing left to do.")
+            console.print(f"{run.path} is finished: {_steps(run)} steps, model in {run.model}. Nothing left to do.")
             return run
         if manifest["threads"] != (threads := torch.get_num_threads()):
             console.print(
@@ -73,9 +73,8 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
                 watch=both(*watches),
             )
         if job.best is not None and job.best.step:
-            console.print(
-                f"best    {job.best.figure} {job.best.value:.4g} at step {job.best.step}: the model is that one"
-            )
+            told = f"best    {job.best.figure} {job.best.value:.4g} at step {job.best.step}: the model is that one"
+            console.print(f"{told}{_early(job, run)}", soft_wrap=True)
         gap = save_model(job, run)
         console.print(f"reloaded: same {said_by(job)}s (largest difference {gap:.1g})")
         if job.best is not None:
@@ -85,6 +84,19 @@ def execute(job: Job, *, resume: bool = False, console: Console | None = None) -
         report = write_report(run, extra=block(run))
         console.print(f"model   {run.model}\nreport  {report}", soft_wrap=True)
     return run
+
+
+def _steps(run: Run) -> int:
+    return int(run.metrics()[-1]["step"])
+
+
+def _early(job: Job, run: Run) -> str:
+    """Why the run ended before its last step, if it did."""
+    last = _steps(run)
+    if job.best is None or last == job.steps:
+        return ""
+    since = f"{job.best.since} evaluations in a row were" if job.best.since > 1 else "an evaluation was"
+    return f"; the run ended at step {last} of {job.steps}, as {since} no better"
 
 
 def save_model(job: Job, run: Run) -> float:

@@ -1,5 +1,6 @@
 """A reward model that learns from ratings: R is the mean of what people gave."""
 
+import io
 import json
 import random
 from pathlib import Path
@@ -29,6 +30,7 @@ from proxtune.training.optim import OptimConfig
 from proxtune.workflows.evaluate import evaluate_run
 from proxtune.workflows.jobs import Job, reward_job
 from proxtune.workflows.schemas import RewardRun
+from proxtune.workflows.terminal import terminal
 from proxtune.workflows.train import execute
 from tests.tiny import tiny_model
 
@@ -145,18 +147,21 @@ def test_the_model_is_chosen_by_accuracy_or_by_correlation_and_it_is_said_before
     job = reward_of(tmp_path, rows if rated else by_chance())
     assert job.best is not None
     assert (job.best.figure, job.best.rises) == (figure, True)
-    said = f"the model will be that of the best {figure}, evaluated every 3 steps; 3 evaluations in a row without a "
+    said = f"the model will be that of the best {figure}, evaluated every 3 steps; 3 in a row without a "
     assert any(note.startswith(said) for note in job.notes)
     assert reward_of(tmp_path, by_chance(), "training.best_by=null").best is None
     assert reward_of(tmp_path, by_chance(), "data.eval_fraction=0").best is None
 
 
 def test_the_best_evaluation_becomes_the_reward_model_and_worse_ones_end_the_run(tmp_path: Path) -> None:
-    run = execute(reward_of(tmp_path, by_chance(), "training.best_by=eval/loss"), console=Console(quiet=True))
+    console = terminal(file=io.StringIO(), record=True)
+    run = execute(reward_of(tmp_path, by_chance(), "training.best_by=eval/loss"), console=console)
     losses = {row["step"]: row["eval/loss"] for row in run.metrics() if "eval/loss" in row}
     best = min(losses, key=lambda step: losses[step])
     assert run.manifest()["best"] == {"figure": "eval/loss", "step": best, "value": losses[best], "since": 3}
     assert max(losses) == best + 9 < 30
+    ended = f"the run ended at step {best + 9} of 30, as 3 evaluations in a row were no better"
+    assert ended in console.export_text()
     accuracies = {row["step"]: row["eval/accuracy"] for row in run.metrics() if "eval/loss" in row}
     found = evaluate_run(run.path)
     assert found["eval/accuracy"] == accuracies[best] != accuracies[max(losses)]

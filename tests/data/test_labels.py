@@ -18,6 +18,7 @@ from proxtune.data.labels import (
 )
 from proxtune.data.records import Answered, Labelled, Span, Tagged, Text
 from proxtune.data.template import encode
+from proxtune.data.tokenizer import train_tokenizer
 from proxtune.errors import DataError
 from tests.tiny import encoder_tokenizer, letter_tokenizer
 
@@ -52,6 +53,13 @@ def test_a_text_that_is_too_long_loses_its_end_and_keeps_its_frame() -> None:
     assert encoder(4, "drop").text("abcd") is None
     with pytest.raises(DataError, match=r"6 tokens .* more than max_length 4"):
         encoder(4).text("abcd")
+
+
+def test_a_span_begins_after_the_blank_that_a_byte_level_token_begins_with() -> None:
+    context = "Ann lives in Paris"
+    tokenizer = train_tokenizer([f"{context} "] * 99, 300)
+    [window] = encode_questions([Answered(context, "Where?", None)], Reading(tokenizer, causal=True, max_length=99))[0]
+    assert "".join(context[begin:end] for begin, end in window.spans) == "AnnlivesinParis"
 
 
 def test_a_word_stands_at_its_first_token_in_an_encoder_and_at_its_last_in_a_decoder() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from proxtune.data.records import Completion, Preference, Prompt, Text
+from proxtune.data.records import Completion, Labelled, Preference, Prompt, Text
 from proxtune.errors import DataError
 from proxtune.workflows.preview import Previewed, as_page, as_trained, preview
 from proxtune.workflows.terminal import terminal
@@ -49,6 +49,12 @@ def test_both_answers_of_a_pair_are_shown() -> None:
 def test_of_a_text_all_but_the_first_token_is_trained() -> None:
     (row,) = as_trained(Text("abc"), letter_tokenizer(), 10)
     assert [kind for _, kind in shown(row)] == ["given", "trained", "trained", "stop"]
+
+
+def test_a_labelled_text_is_shown_whole_with_what_is_to_be_learnt() -> None:
+    (row,) = as_trained(Labelled("ab", "yes", pair="cd"), letter_tokenizer(), 10)
+    assert [kind for _, kind in shown(row)] == ["given"] * len(row.pieces)
+    assert row.note.endswith("given; to learn: label 'yes'")
 
 
 def test_a_character_of_several_tokens_is_one_piece() -> None:

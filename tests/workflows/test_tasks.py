@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from proxtune import config as configs
 from proxtune.cli import app
-from proxtune.data.records import Answered, Completion, Labelled
+from proxtune.data.records import Answered, Completion, Labelled, Text
 from proxtune.errors import ConfigError, DataError
 from proxtune.evaluation.tasks.classification import Classification
 from proxtune.evaluation.tasks.writing import Writing
@@ -276,6 +276,23 @@ def test_what_cannot_be_done_with_a_labeller_says_what_to_do_instead(trained: Ru
         builder(configs.load(SFTRun, [trained.config_path]), (), tmp_path)
     with pytest.raises(ConfigError, match="was trained for classification, not for tagging; leave --task out"):
         outcome.predict(outcome.open_model(str(trained.path)), [], task="tagging")
+
+
+def test_a_model_that_writes_answers_each_line_of_plain_text(tmp_path: Path) -> None:
+    tiny_model().save(tmp_path / "model")
+    model = outcome.open_model(str(tmp_path / "model"))
+    result = outcome.predict(model, [Text("ab", "a.txt:1")], task="translation", answer_tokens=4)
+    assert [row["prompt"] for row in outcome.rows_of(result)] == ["ab"]
+
+
+def test_an_answer_in_a_chat_is_as_long_as_the_context_leaves_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_model().save(tmp_path / "model")
+    lines = iter(["ab", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    talk(str(tmp_path / "model"), SamplingConfig(max_new_tokens=100_000), plain=True, seed=0)
+    assert capsys.readouterr().out.strip()
 
 
 def test_models_of_different_rows_are_not_compared(trained: Run) -> None:
