@@ -99,6 +99,8 @@ def _tables(checked: Checked) -> Iterator[Table]:
         yield _length_table(checked.characters | ({"tokens": checked.tokens} if checked.tokens else {}))
     if checked.labels:
         yield _label_table(checked.labels, checked.format)
+    if checked.holds_triples:
+        yield _label_table(checked.relations, "relation")
 
 
 def _numbers(places: Places) -> str:
@@ -124,7 +126,7 @@ def _label_table(labels: Counter[str], kind: Format | None) -> Table:
         case "tokens/tags":
             heads, title = ("entity", "number"), "Entities"
         case "relation":
-            heads, title = ("relation", "rows"), "Relations"
+            heads, title = ("relation", "number"), "Relations"
         case _:
             heads, title = ("label", "rows"), "Labels"
     table = Table(*heads, "share", title=title, title_justify="left")
@@ -167,6 +169,9 @@ def _classic(checked: Checked) -> Iterator[str]:
             f"questions with an answer: {traits['answered']:,}, without: {traits['unanswered']:,}, "
             f"with one that does not stand in the context: {checked.not_found:,}"
         )
+    if checked.holds_triples:
+        yield f"answers that are triples: {checked.traits['triples']:,}, types of relations: {len(checked.relations):,}"
+        yield from _listed("lines that are no `head | relation | tail`", checked.other_lines)
     if checked.imbalance is not None:
         most, least = checked.imbalance
         yield (

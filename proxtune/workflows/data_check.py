@@ -36,7 +36,8 @@ DIFFERENT = 1000  # labels that are told apart
 IMBALANCED = 10  # times as many rows of one class as of another
 
 
-Trait: TypeAlias = Literal["one class", "pair", "answered", "unanswered"]
+Trait: TypeAlias = Literal["one class", "pair", "answered", "unanswered", "written", "triples"]
+TRIPLE = re.compile(r"\s*[^|\s][^|]*\|\s*([^|\s][^|]*?)\s*\|\s*[^|\s][^|]*")  # head | relation | tail
 
 
 class CountTokens(Protocol):
@@ -81,6 +82,8 @@ class Checked:
     traits: Counter[Trait] = field(default_factory=Counter)  # of kept rows
     begins: int = 0  # entities that begin with B- after none of their type
     orphans: Places = field(default_factory=Places)  # I- that goes on with nothing
+    relations: Counter[str] = field(default_factory=Counter)  # of lines that are triples
+    other_lines: Places = field(default_factory=Places)  # of answers, that are no triple
 
     @property
     def read(self) -> int:
@@ -105,6 +108,11 @@ class Checked:
             return None
         (most, rows), *_, (least, fewest) = self.labels.most_common()
         return (most, least) if rows > IMBALANCED * fewest else None
+
+    @property
+    def holds_triples(self) -> bool:
+        """Whether at least half of the answers are triples, line by line."""
+        return 2 * self.traits["triples"] >= self.traits["written"] > 0
 
     @property
     def not_found(self) -> int:
@@ -214,6 +222,8 @@ def _measure(checked: Checked, record: Record, count_tokens: CountTokens | None,
     checked.traits.update(_traits(record))
     if isinstance(record, Tagged):
         _check_tags(checked, record)
+    if isinstance(record, Completion):
+        _check_triples(checked, record)
     if count_tokens is not None:
         _measure_tokens(checked, record, count_tokens)
 
@@ -235,6 +245,18 @@ def _check_tags(checked: Checked, record: Tagged) -> None:
     for i in orphans(record.tags):
         token = f"{record.tags[i]} of token {i + 1} ({record.tokens[i]!r})"
         checked.orphans.add(f"{record.where}: {token} follows no entity of its type")
+
+
+def _check_triples(checked: Checked, record: Completion) -> None:
+    lines = [line for line in record.completion.splitlines() if line.strip()]
+    found = [TRIPLE.fullmatch(line) for line in lines]
+    for line, triple in zip(lines, found, strict=True):
+        if triple is None:
+            checked.other_lines.add(f"{record.where}: {line[:60]!r}")
+        elif triple[1] in checked.relations or len(checked.relations) < DIFFERENT:
+            checked.relations[triple[1]] += 1
+    checked.traits["written"] += 1
+    checked.traits["triples"] += bool(found) and all(found)
 
 
 def _characters(record: Record) -> dict[str, int]:

@@ -69,6 +69,17 @@ def test_types_of_relations_are_counted(tmp_path: Path) -> None:
     assert "a.jsonl:5: head and tail overlap: one ends at 1, the other begins at 0\n" in told(overlapping)[1]
 
 
+def test_triples_are_counted_and_a_line_that_is_none_is_shown(tmp_path: Path) -> None:
+    answers = ["Ann | lives in | Paris\nAnn | likes | Bob", "Bob | likes | Ann", "Bob likes Ann", "Bob | likes | \n"]
+    rows = [{"prompt": f"t{i}", "completion": answer} for i, answer in enumerate(answers)]
+    _, text = told(file_of(rows, tmp_path))
+    assert "answers that are triples: 2, types of relations: 2\n" in text
+    assert "lines that are no `head | relation | tail`: 2\n" in text
+    assert "a.jsonl:3: 'Bob likes Ann'\n" in text
+    assert check(file_of(rows, tmp_path)).relations == {"likes": 2, "lives in": 1}
+    assert "answers that are" not in told(file_of(rows[2:], tmp_path))[1]
+
+
 def test_questions_are_counted_by_what_answers_them(tmp_path: Path) -> None:
     rows = [{"context": "Ann met Bob", "question": f"q{i}", "answers": ["Bob"] if i < 3 else []} for i in range(5)]
     lost = [{"context": "Ann met Bob", "question": f"q{i}", "answers": ["Eve"]} for i in (5, 6)]
@@ -81,14 +92,14 @@ def test_questions_are_counted_by_what_answers_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "text", "note"),
     [
-        (Labelled("ab", "x", pair="c"), "abc", "3 tokens, given; to learn: label 'x'"),
+        (Labelled("ab", "x", pair="c"), "ab.c", "4 tokens, given; to learn: label 'x'"),
         (Tagged(("a", "b"), ("O", "B-X")), "ab", "to learn: tags O B-X"),
-        (Answered("ab", "c", (Span("b", 1),)), "cab", "3 tokens, given; to learn: answer 'b' at 1"),
-        (Answered("ab", "c", ()), "cab", "to learn: answer none"),
+        (Answered("ab", "c", (Span("b", 1),)), "c.ab", "4 tokens, given; to learn: answer 'b' at character 1"),
+        (Answered("ab", "c", ()), "c.ab", "to learn: answer none"),
     ],
 )
 def test_what_a_model_reads_whole_is_shown_as_given(record: Record, text: str, note: str) -> None:
-    (row,) = as_trained(record, letter_tokenizer(), 2)
+    (row,) = as_trained(record, letter_tokenizer(), 2)  # which reads a line break as a dot
     assert "".join(piece.text for piece in row.pieces).replace(" ", "") == text
     assert [piece.kind for piece in row.pieces][:3] == ["given", "given", "cut"]
     assert row.note.endswith(note)
