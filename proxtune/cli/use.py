@@ -8,6 +8,7 @@ import typer
 
 from proxtune.cli.app import Columns, app, columns_of, console, one_of
 from proxtune.errors import ConfigError
+from proxtune.workflows.terminal import share_bar
 
 AnswerTokens = Annotated[
     int | None, typer.Option(min=1, help="Length limit of an answer; by default as in its run, or 64.")
@@ -60,7 +61,8 @@ def evaluate(
     for name in models:
         model = outcome.open_model(name)
         records = outcome.records_of(model, data, columns).records
-        found.append(outcome.predict(model, records, task=task, answer_tokens=answer_tokens))
+        with share_bar(console, name) as watch:
+            found.append(outcome.predict(model, records, task=task, answer_tokens=answer_tokens, watch=watch))
     default = Path(models[-1]) / "eval.html" if Path(models[-1]).is_dir() else Path("eval.html")
     if compare:
         outcome.compare(found[0], found[1], console, html or default.with_name("compare.html"), tongue=tongue)
@@ -97,7 +99,8 @@ def predict(
 
     model = outcome.open_model(run)
     records = outcome.records_of(model, file, columns_of(column)).records
-    result = outcome.predict(model, records, task=task, answer_tokens=answer_tokens)
+    with share_bar(console, run) as watch:
+        result = outcome.predict(model, records, task=task, answer_tokens=answer_tokens, watch=watch)
     path = out or (Path(run) / "predictions.jsonl" if Path(run).is_dir() else Path("predictions.jsonl"))
     write_jsonl(path, outcome.rows_of(result))
     console.print(f"{len(result.records)} rows  {path}", soft_wrap=True)

@@ -22,6 +22,7 @@ TOKENS_AT_ONCE = 4096  # of a pass without a gradient; it bounds memory and chan
 Kind = Literal["language", "classification", "label_sets", "regression", "tagging", "question_answering"]
 Written = Literal["translation", "summarisation", "question_answering", "triples"]  # as what answers are measured
 Prediction: TypeAlias = dict[str, Any]  # what stands in a row of `proxtune predict`
+Watch: TypeAlias = Callable[[float], None]  # told the share of the tokens that is done
 
 
 class TaskConfig(Section):
@@ -109,7 +110,7 @@ class Task(Protocol):
     def loss(self, model: TaskModel, examples: Sequence[Any], *, count: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss summed over `examples` and divided by `count`, and its stats likewise."""
 
-    def predict(self, model: TaskModel, examples: Sequence[Any]) -> list[Prediction]:
+    def predict(self, model: TaskModel, examples: Sequence[Any], watch: Watch | None = None) -> list[Prediction]:
         """One prediction an example; without a gradient or dropout."""
 
     def measure(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> Measure:
@@ -125,10 +126,14 @@ def reading_of(model: TaskModel) -> Reading:
 
 
 def in_batches(
-    model: TaskModel, examples: Sequence[Any], outputs: Callable[[Sequence[Any]], Sequence[Tensor]]
+    model: TaskModel,
+    examples: Sequence[Any],
+    outputs: Callable[[Sequence[Any]], Sequence[Tensor]],
+    watch: Watch | None = None,
 ) -> list[Tensor]:
     """`outputs` of each example, on the CPU, from passes over examples of like lengths."""
     found: list[Any] = [None] * len(examples)
+    tokens, done = sum(len(example.prompt_ids) for example in examples), 0
     order = sorted(range(len(examples)), key=lambda i: len(examples[i].prompt_ids))
     with frozen(model.lm.module, model.head):
         while order:
@@ -137,6 +142,9 @@ def in_batches(
             part, order = order[-count:], order[:-count]
             for i, out in zip(part, outputs([examples[i] for i in part]), strict=True):
                 found[i] = out.cpu()
+            done += sum(len(examples[i].prompt_ids) for i in part)
+            if watch is not None:
+                watch(done / tokens)
     return found
 
 

@@ -25,7 +25,7 @@ from proxtune.data.sources import DataConfig, Dataset
 from proxtune.errors import ConfigError
 from proxtune.evaluation.metrics import Measure, paired
 from proxtune.evaluation.page import Tongue, write_comparison, write_page
-from proxtune.evaluation.task import Prediction, Table, Task, TaskConfig, reading_of
+from proxtune.evaluation.task import Prediction, Table, Task, TaskConfig, Watch, reading_of
 from proxtune.evaluation.tasks import restore
 from proxtune.evaluation.tasks.classification import Classification
 from proxtune.evaluation.tasks.label_sets import LabelSets
@@ -122,12 +122,18 @@ def records_of(model: Model, data: Path | None, columns: dict[str, str] | None =
 
 
 def predict(
-    model: Model, records: list[Record], *, task: str | None = None, answer_tokens: int | None = None
+    model: Model,
+    records: list[Record],
+    *,
+    task: str | None = None,
+    answer_tokens: int | None = None,
+    watch: Watch | None = None,
 ) -> Outcome:
     """What a model says of records.
 
     Args:
         task: of a model without a head, what its answers are measured as; by default what its run measured them as.
+        watch: told what share is done, by a model with a head.
 
     Raises ConfigError: the model has another task, or none.
     """
@@ -138,7 +144,7 @@ def predict(
         if isinstance(kind, Tagging):
             records = list(map(kind.sentence, records))
         examples, report = kind.read(records, reading_of(model.head))
-        said_of = kind.predict(model.head, examples)
+        said_of = kind.predict(model.head, examples, watch)
         settings = {"max_length": model.head.max_length, "rows that were cut": report.truncated}
         return Outcome(model.name, records, said_of, kind, settings)
     asked = model.config.task if model.config is not None else None

@@ -278,6 +278,13 @@ def test_what_cannot_be_done_with_a_labeller_says_what_to_do_instead(trained: Ru
         outcome.predict(outcome.open_model(str(trained.path)), [], task="tagging")
 
 
+def test_a_prediction_says_what_share_of_it_is_done(trained: Run) -> None:
+    model, shares = outcome.open_model(str(trained.path)), list[float]()
+    outcome.predict(model, outcome.records_of(model, None).records, watch=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
 def test_a_model_that_writes_answers_each_line_of_plain_text(tmp_path: Path) -> None:
     tiny_model().save(tmp_path / "model")
     model = outcome.open_model(str(tmp_path / "model"))

@@ -14,7 +14,7 @@ from proxtune.data.template import EncodeReport
 from proxtune.errors import DataError
 from proxtune.evaluation import labels
 from proxtune.evaluation.metrics import Measure, joined
-from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, in_batches
+from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, Watch, in_batches
 from proxtune.models.heads import TaskModel
 from proxtune.models.score import pooled_states
 from proxtune.objectives import balanced_weights, class_loss
@@ -76,10 +76,12 @@ class Classification:
         weights = None if self.weights is None else torch.tensor(self.weights, device=logits.device)
         return class_loss(logits, classes, weights=weights, label_smoothing=self.label_smoothing, count=count)
 
-    def predict(self, model: TaskModel, examples: Sequence[LabelExample[Any]]) -> list[Prediction]:
+    def predict(
+        self, model: TaskModel, examples: Sequence[LabelExample[Any]], watch: Watch | None = None
+    ) -> list[Prediction]:
         """The likeliest label and its probability."""
         found = list[Prediction]()
-        for logits in in_batches(model, examples, lambda part: list(logits_of(model, part))):
+        for logits in in_batches(model, examples, lambda part: list(logits_of(model, part)), watch):
             chances = logits.softmax(-1)
             best = int(chances.argmax())
             found.append({"label": self.labels[best], "probability": float(chances[best])})

@@ -13,7 +13,7 @@ from proxtune.data.template import EncodeReport
 from proxtune.errors import DataError
 from proxtune.evaluation import labels
 from proxtune.evaluation.metrics import Measure
-from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, in_batches
+from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, Watch, in_batches
 from proxtune.evaluation.tasks.classification import SCORES, logits_of
 from proxtune.models.heads import TaskModel
 from proxtune.objectives import class_set_loss
@@ -73,10 +73,12 @@ class LabelSets:
             row[list(example.target)] = True
         return class_set_loss(logits, members, count=count)
 
-    def predict(self, model: TaskModel, examples: Sequence[LabelExample[Any]]) -> list[Prediction]:
+    def predict(
+        self, model: TaskModel, examples: Sequence[LabelExample[Any]], watch: Watch | None = None
+    ) -> list[Prediction]:
         """The labels that are said, and the probability of every one."""
         found = list[Prediction]()
-        for logits in in_batches(model, examples, lambda part: list(logits_of(model, part))):
+        for logits in in_batches(model, examples, lambda part: list(logits_of(model, part)), watch):
             chances = dict(zip(self.labels, logits.sigmoid().tolist(), strict=True))
             found.append({"labels": [name for name, p in chances.items() if p > 0.5], "probabilities": chances})
         return found

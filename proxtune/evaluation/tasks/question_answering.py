@@ -14,7 +14,7 @@ from proxtune.data.records import Record
 from proxtune.data.template import EncodeReport
 from proxtune.evaluation import texts
 from proxtune.evaluation.metrics import Measure
-from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, in_batches
+from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, Watch, in_batches
 from proxtune.models.heads import TaskModel
 from proxtune.models.score import states_at
 from proxtune.objectives import class_loss
@@ -74,10 +74,12 @@ class QuestionAnswering:
         loss = (both[0][0] + both[1][0]) / 2
         return loss, {name: (x + both[1][1][name]) / 2 for name, x in both[0][1].items()}
 
-    def predict(self, model: TaskModel, examples: Sequence[AnswerExample]) -> list[Prediction]:
+    def predict(
+        self, model: TaskModel, examples: Sequence[AnswerExample], watch: Watch | None = None
+    ) -> list[Prediction]:
         """The best span of at most 30 tokens, or "" where no answer is likelier; `score` is how much better it is."""
         windows = [window for example in examples for window in example.windows]
-        outputs = iter(in_batches(model, windows, lambda part: _logits(model, part)))
+        outputs = iter(in_batches(model, windows, lambda part: _logits(model, part), watch))
         return [
             max((_best(window, next(outputs)) for window in example.windows), key=itemgetter("score"))
             for example in examples

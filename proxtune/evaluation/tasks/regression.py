@@ -14,7 +14,7 @@ from proxtune.data.template import EncodeReport
 from proxtune.errors import DataError
 from proxtune.evaluation import labels
 from proxtune.evaluation.metrics import Measure
-from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, in_batches
+from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, Watch, in_batches
 from proxtune.evaluation.tasks.classification import logits_of
 from proxtune.models.heads import TaskModel
 from proxtune.objectives import rating_loss
@@ -71,8 +71,10 @@ class Regression:
         share = len(examples) / count
         return loss * share, {name: x * share for name, x in stats.items()}
 
-    def predict(self, model: TaskModel, examples: Sequence[LabelExample[Any]]) -> list[Prediction]:
-        found = in_batches(model, examples, lambda part: list(logits_of(model, part)))
+    def predict(
+        self, model: TaskModel, examples: Sequence[LabelExample[Any]], watch: Watch | None = None
+    ) -> list[Prediction]:
+        found = in_batches(model, examples, lambda part: list(logits_of(model, part)), watch)
         return [{"value": self.mean + self.deviation * float(out[0])} for out in found]
 
     def measure(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> Measure:

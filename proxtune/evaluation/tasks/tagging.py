@@ -15,7 +15,7 @@ from proxtune.data.template import EncodeReport
 from proxtune.errors import DataError
 from proxtune.evaluation import spans
 from proxtune.evaluation.metrics import Measure
-from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, in_batches
+from proxtune.evaluation.task import Kind, Prediction, Table, TaskConfig, Watch, in_batches
 from proxtune.models.heads import TaskModel
 from proxtune.models.score import states_at
 from proxtune.objectives import balanced_weights, class_loss
@@ -84,9 +84,9 @@ class Tagging:
         weights = None if self.weights is None else torch.tensor(self.weights, device=logits.device)
         return class_loss(logits, classes, weights=weights, label_smoothing=self.label_smoothing, count=count)
 
-    def predict(self, model: TaskModel, examples: Sequence[TagExample]) -> list[Prediction]:
+    def predict(self, model: TaskModel, examples: Sequence[TagExample], watch: Watch | None = None) -> list[Prediction]:
         """The likeliest tag of each word, as it is: what is no whole entity is counted, not mended."""
-        found = in_batches(model, examples, lambda part: _logits(model, part))
+        found = in_batches(model, examples, lambda part: _logits(model, part), watch)
         return [{"tags": [self.labels[i] for i in out.argmax(-1).tolist()]} for out in found]
 
     def measure(self, records: Sequence[Record], predictions: Sequence[Prediction]) -> Measure:
