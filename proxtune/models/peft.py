@@ -231,5 +231,6 @@ def _top_blocks(module: nn.Module, top: int | None) -> tuple[str, ...]:
     path, found = blocks(module)
     count = len(found)
     if top > count:
-        raise ModelError(f"tuning.top_layers is {top}, but the model has {count} blocks; set at most {count}")
+        most = f"{count} blocks; set at most {count}" if count else "no blocks; leave it out"
+        raise ModelError(f"tuning.top_layers is {top}, but the model has {most}")
     return tuple(f"{path}.{i}." for i in range(count - top, count))

@@ -37,9 +37,10 @@ class Classification:
     def learn(cls, records: Sequence[Record], held_out: Sequence[Record], config: TaskConfig) -> Self:
         counts = Counter(name_of(record) for record in records)
         if not 2 <= len(counts) <= MOST_CLASSES:
+            given = f"no label but {next(iter(counts))!r}" if len(counts) == 1 else f"{len(counts)} different labels"
             raise DataError(
-                f"the training data has {len(counts)} different labels, expected 2 to {MOST_CLASSES}; "
-                "set task.kind=regression for numbers on a scale"
+                f"the training data has {given}, expected 2 to {MOST_CLASSES} of them; "
+                "for numbers on a scale set task.kind=regression"
             )
         names = tuple(sorted(counts.keys() | set(map(name_of, held_out))))
         weights = None
