@@ -51,7 +51,7 @@ MEASURES = [
 
 # Where rows are many or long, as a decoder reads some 300 tokens a second on one core.
 ONE_PASS = ("training.epochs=1", "training.eval_every=0")
-# That two texts belong together is not to be learnt in the top blocks alone: in three passes they come to 0.60.
+# Whether two texts belong together is not learnt by the top blocks alone, which come to 0.60 in three passes.
 ALL_BLOCKS = (
     "tuning.top_layers=null",
     "training.epochs=1",
