@@ -254,7 +254,7 @@ def test_a_label_that_training_never_saw_is_named(models: dict[str, str], tmp_pa
     assert made.algorithm.task.labels == ("ex", "why", "zed")  # type: ignore[attr-defined]
     data = tmp_path / "one.jsonl"
     data.write_text('{"text": "x", "label": "ex"}\n{"text": "z", "label": "ex"}\n')
-    with pytest.raises(DataError, match="has no label but .*, expected 2"):
+    with pytest.raises(DataError, match=r"has no label but .*, expected 2"):
         job("classification", models["encoder"], tmp_path, f"data={{train: {data}, eval_fraction: 0}}")
 
 
