@@ -285,6 +285,13 @@ def test_a_prediction_says_what_share_of_it_is_done(trained: Run) -> None:
     assert shares[-1] == 1.0
 
 
+def test_answers_without_a_triple_and_with_a_line_that_is_none_are_counted() -> None:
+    said = ["a | r | b", "a | r | b\na likes b", "", "a | | b"]
+    gold = [Completion("p", "a | r | b")] * 4
+    figures = Writing("triples", answer_tokens=8).measure(gold, [{"text": text} for text in said]).values()
+    assert figures == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "empty": 0.25, "invalid": 0.5}
+
+
 def test_a_model_that_writes_answers_each_line_of_plain_text(tmp_path: Path) -> None:
     tiny_model().save(tmp_path / "model")
     model = outcome.open_model(str(tmp_path / "model"))

@@ -8,7 +8,7 @@ from proxtune.data.records import Completion, Record
 from proxtune.data.template import encode_prompts
 from proxtune.errors import ConfigError, DataError
 from proxtune.evaluation import spans, texts
-from proxtune.evaluation.metrics import Measure
+from proxtune.evaluation.metrics import Measure, joined, means
 from proxtune.evaluation.task import Prediction, Table, Written
 from proxtune.models.language_model import LanguageModel
 from proxtune.rollouts.collect import collect
@@ -69,7 +69,7 @@ class Writing:
             "translation": lambda: texts.translations(gold, said, language=self.language),
             "summarisation": lambda: texts.summaries(gold, said),
             "question_answering": lambda: texts.answers([[answer] for answer in gold], said),
-            "triples": lambda: spans.item_sets(list(map(triples, gold)), list(map(triples, said))),
+            "triples": lambda: _sets_of_triples(list(map(triples, gold)), list(map(triples, said))),
         }
         return measures[self.kind]()
 
@@ -98,3 +98,13 @@ def answer_of(record: Record) -> str:
 def triples(text: str) -> set[tuple[str, ...]]:
     """`head | relation | tail` a line -> the triples, white space at their ends left out."""
     return {tuple(part.strip() for part in line.split("|")) for line in text.splitlines() if line.strip()}
+
+
+def _sets_of_triples(gold: Sequence[set[tuple[str, ...]]], said: Sequence[set[tuple[str, ...]]]) -> Measure:
+    """Precision, recall and F1, and the shares of answers without a line and of those with one that is no triple."""
+    lines = {"empty": [not row for row in said], "invalid": [not all(map(_is_triple, row)) for row in said]}
+    return joined(spans.item_sets(gold, said), means(lines))
+
+
+def _is_triple(parts: tuple[str, ...]) -> bool:
+    return len(parts) == 3 and all(parts)
