@@ -28,7 +28,11 @@ class TrainingConfig(Section):
     epochs: float = Field(1.0, gt=0, description="passes over the data, where steps is not given")
     save_every: NonNegativeInt = Field(50, description="steps between checkpoints; 0: only when the run is stopped")
     keep: PositiveInt = Field(2, ge=2, description="checkpoints that are kept")
-    eval_every: NonNegativeInt = Field(0, description="steps between evaluations on held-out data; 0: at the end alone")
+    eval_every: NonNegativeInt | None = Field(
+        None,
+        description="steps between evaluations on held-out data; 0: at the end alone; null: ten evaluations in a run "
+        "that trains a head for a task, in others one at the end",
+    )
     samples: NonNegativeInt = Field(4, description="sampled answers a step that go into samples.jsonl")
     best_by: str | None = Field(
         "auto",
@@ -152,7 +156,7 @@ def fit(
                 stop.check()
                 trained = _train(algorithm, next(batches), step + 1, seed, config.samples)
                 step, place = step + 1, batches.state()
-            if evaluate is not None and _due(step, config.eval_every, steps):
+            if evaluate is not None and _due(step, config.eval_every or 0, steps):
                 trained["metrics"] |= _evaluate(evaluate, best, step, seed)
         except DivergedError as error:
             run.log(step + 1, error.figures)

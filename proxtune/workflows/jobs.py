@@ -133,6 +133,7 @@ def _task_job(config: SFTRun) -> Job:
         evaluate = partial(evaluation, task, model, held_out.records, held, whole)
     batches = Loader(examples, config.sft.batch_size, seed=config.seed)
     steps = _steps(config, batches)
+    config = _ten_times(config, steps)
     autocast = _autocast(config, lm)
     algorithm = TaskTrainer(model, task, config.sft, optim=config.optim, total_steps=steps, autocast=autocast)
     counts, best = _count(lm, head), _best(config, config.headline, held, notes)
@@ -149,6 +150,14 @@ def _best(config: SupervisedRun, own: str, held: Sequence[Any], notes: list[str]
     ends = f"; {patience} in a row without a better one end the run" if patience else ""
     notes.append(f"the model will be that of the best {figure}, evaluated {_how_often(config)}{ends}")
     return Best(figure, rises=rises(figure))
+
+
+def _ten_times(config: SFTRun, steps: int) -> SFTRun:
+    """The config, which says how often it is evaluated: ten times in its run, where it did not say."""
+    if config.training.eval_every is not None:
+        return config
+    training = config.training.model_copy(update={"eval_every": max(1, steps // 10)})
+    return config.model_copy(update={"training": training})
 
 
 def _how_often(config: SupervisedRun) -> str:

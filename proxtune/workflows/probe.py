@@ -95,7 +95,7 @@ def guess(job: Job, measured: Probe, *, begun: float) -> list[Part]:
     longest = _longest_answers(job, measured)
     steps = (low * min(timed) * total, rate * total + warming, high * max(timed) * total * longest + warming)
     config = job.config.training
-    evaluations = 0 if job.evaluate is None else _times(job.steps, config.eval_every)
+    evaluations = 0 if job.evaluate is None else _times(job.steps, config.eval_every or 0)
     evaluated = evaluations * measured.evaluation
     saves = _times(job.steps, config.save_every) if config.save_every else 0
     each = memory.checkpoint_bytes(job) * measured.write * (1 + config.keep / 2)  # `prune` reads what it keeps

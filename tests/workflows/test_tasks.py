@@ -247,6 +247,15 @@ def test_a_model_compared_with_itself_is_no_better(trained: Run, tmp_path: Path)
     assert page.exists()
 
 
+def test_a_task_is_evaluated_ten_times_unless_told_otherwise(models: dict[str, str], tmp_path: Path) -> None:
+    made = job("classification", models["encoder"], tmp_path, "training={eval_every: null, patience: 3}")
+    assert made.config.training.eval_every == STEPS // 10
+    said = f"evaluated every {STEPS // 10} steps; 3 in a row without a better one end the run"
+    assert any(said in note for note in made.notes)
+    once = job("classification", models["encoder"], tmp_path, "training.eval_every=0")
+    assert once.config.training.eval_every == 0
+
+
 def test_a_label_that_training_never_saw_is_named(models: dict[str, str], tmp_path: Path) -> None:
     held = tmp_path / "held.jsonl"
     held.write_text('{"text": "x", "label": "ex"}\n{"text": "z", "label": "zed"}\n')
