@@ -61,7 +61,7 @@ def rows(path: Path, file_hash: Hash, encoding: Encoding = "auto") -> Iterator[N
 def _near(path: Path) -> str:
     names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
     close = [name for name in difflib.get_close_matches(path.name, names) if name != path.name]
-    if path.parts[0] == "data" and not path.parent.is_dir():
+    if path.parts[:1] == ("data",) and not path.parent.is_dir():
         return "; what the recipes read in data/ is fetched by `make data`, in a checkout"
     return f"; did you mean {', '.join(close)}?" if close else ""
 

@@ -148,3 +148,13 @@ def _span(number: int, answer: Any, context: str) -> Span:
         at = "" if isinstance(answer, str) else " at its start"
         raise MalformedRowError(f"{NOT_FOUND}{at}: answers[{number}] ({text[:40]!r})")
     return Span(text, begin)
+
+
+def triple_lines(text: str) -> list[tuple[str, ...]]:
+    """`head | relation | tail` a line -> its parts, white space at their ends left out; a line may be no triple."""
+    return [tuple(part.strip() for part in line.split("|")) for line in text.splitlines() if line.strip()]
+
+
+def is_triple(parts: tuple[str, ...]) -> bool:
+    """Whether a line has a head, a relation and a tail, and nothing else."""
+    return len(parts) == 3 and all(parts)

@@ -13,7 +13,7 @@ from proxtune.data.bundled import resolve
 from proxtune.data.files import rows
 from proxtune.data.formats import Format
 from proxtune.data.lines import Encoding, Hash, codec_of
-from proxtune.data.marked import NOT_FOUND
+from proxtune.data.marked import NOT_FOUND, is_triple, triple_lines
 from proxtune.data.records import (
     Answered,
     Completion,
@@ -37,7 +37,6 @@ IMBALANCED = 10  # times as many rows of one class as of another
 
 
 Trait: TypeAlias = Literal["one class", "pair", "answered", "unanswered", "written", "triples"]
-TRIPLE = re.compile(r"\s*[^|\s][^|]*\|\s*([^|\s][^|]*?)\s*\|\s*[^|\s][^|]*")  # head | relation | tail
 
 
 class CountTokens(Protocol):
@@ -248,15 +247,14 @@ def _check_tags(checked: Checked, record: Tagged) -> None:
 
 
 def _check_triples(checked: Checked, record: Completion) -> None:
-    lines = [line for line in record.completion.splitlines() if line.strip()]
-    found = [TRIPLE.fullmatch(line) for line in lines]
-    for line, triple in zip(lines, found, strict=True):
-        if triple is None:
-            checked.other_lines.add(f"{record.where}: {line[:60]!r}")
+    found = triple_lines(record.completion)
+    for triple in found:
+        if not is_triple(triple):
+            checked.other_lines.add(f"{record.where}: {' | '.join(triple)[:60]!r}")
         elif triple[1] in checked.relations or len(checked.relations) < DIFFERENT:
             checked.relations[triple[1]] += 1
     checked.traits["written"] += 1
-    checked.traits["triples"] += bool(found) and all(found)
+    checked.traits["triples"] += bool(found) and all(map(is_triple, found))
 
 
 def _characters(record: Record) -> dict[str, int]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from proxtune.data.marked import is_triple, triple_lines
 from proxtune.data.records import Completion, Record
 from proxtune.data.template import encode_prompts
 from proxtune.errors import ConfigError, DataError
@@ -96,15 +97,11 @@ def answer_of(record: Record) -> str:
 
 
 def triples(text: str) -> set[tuple[str, ...]]:
-    """`head | relation | tail` a line -> the triples, white space at their ends left out."""
-    return {tuple(part.strip() for part in line.split("|")) for line in text.splitlines() if line.strip()}
+    """The different lines of an answer, each in its parts."""
+    return set(triple_lines(text))
 
 
 def _sets_of_triples(gold: Sequence[set[tuple[str, ...]]], said: Sequence[set[tuple[str, ...]]]) -> Measure:
     """Precision, recall and F1, and the shares of answers without a line and of those with one that is no triple."""
-    lines = {"empty": [not row for row in said], "invalid": [not all(map(_is_triple, row)) for row in said]}
+    lines = {"empty": [not row for row in said], "invalid": [not all(map(is_triple, row)) for row in said]}
     return joined(spans.item_sets(gold, said), means(lines))
-
-
-def _is_triple(parts: tuple[str, ...]) -> bool:
-    return len(parts) == 3 and all(parts)
